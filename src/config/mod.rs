@@ -1,0 +1,124 @@
+//! What a server is told before it starts: parsed and checked, so that everything behind it can trust it.
+//!
+//! The types here are for everyone; where the values come from (flag over environment over file over
+//! default) is the business of `file` and of the command line.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::job::limits;
+use crate::job::name::Name;
+use crate::job::policy::{RetryPolicy, Timeouts};
+
+/// Everything a server is told. [`Config::default`] is what `pacenote serve` uses without flags or file.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    /// The SQLite file. Default `pacenote.db` in the current folder.
+    pub store: PathBuf,
+    /// Most jobs running at once in this process. Default four a core.
+    pub workers: usize,
+    /// The only folder that the built-in `checksum` may walk. Default: the current folder.
+    pub checksum_root: PathBuf,
+    /// Output and log lines kept of one job. Bytes. Default 16 MiB.
+    pub log_bytes_max: u64,
+    /// Open watches of one tenant. Default 10,000.
+    pub watchers_max: usize,
+    /// How long a drain may take. Default 30 s.
+    pub drain_timeout: Duration,
+    /// The configured job types, by name.
+    pub job_types: BTreeMap<Name, JobType>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            store: PathBuf::from("pacenote.db"),
+            workers: 4 * cores,
+            checksum_root: PathBuf::from("."),
+            log_bytes_max: limits::LOG_BYTES_DEFAULT,
+            watchers_max: limits::WATCHERS_DEFAULT,
+            drain_timeout: limits::DRAIN_DEFAULT,
+            job_types: BTreeMap::new(),
+        }
+    }
+}
+
+/// A configured job type.
+#[derive(Clone, PartialEq, Debug)]
+pub struct JobType {
+    /// How its jobs are treated.
+    pub settings: TypeSettings,
+    /// The program it runs.
+    pub command: CommandConfig,
+}
+
+/// How the jobs of one type are treated, whatever runs them.
+#[derive(Clone, PartialEq, Debug)]
+pub struct TypeSettings {
+    /// Where its jobs wait unless the caller says otherwise. Default `default`.
+    pub queue: Name,
+    /// Most of its jobs running at once in this process. `None`: as many as the pool has places.
+    pub concurrency: Option<usize>,
+    /// How often, and after what wait, failed attempts are repeated.
+    pub retry_policy: RetryPolicy,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// At most one progress event of a job is stored in this time; zero for one a commit. Default 50 ms.
+    pub progress_interval: Duration,
+}
+
+impl Default for TypeSettings {
+    fn default() -> Self {
+        Self {
+            queue: Name::of("default"),
+            concurrency: None,
+            retry_policy: RetryPolicy::default(),
+            timeouts: Timeouts::default(),
+            progress_interval: limits::PROGRESS_INTERVAL_DEFAULT,
+        }
+    }
+}
+
+/// A program that runs a job type.
+#[derive(Clone, PartialEq, Debug)]
+pub struct CommandConfig {
+    /// The program and its arguments, never a shell. `{input.width}` is a placeholder for a scalar of
+    /// the input and fills exactly one argument (alone or within text); `{{` and `}}` are braces.
+    pub command: Vec<String>,
+    /// Its working folder. Absolute once parsed.
+    pub dir: PathBuf,
+    /// Added to its small environment.
+    pub env: BTreeMap<String, String>,
+    /// Whether a placeholder's value that fills a whole argument may begin with `-`.
+    pub allow_dash: bool,
+    /// What becomes its job's result.
+    pub result: ResultMode,
+    /// Where its job's progress comes from.
+    pub progress: ProgressMode,
+}
+
+/// What becomes the result of a command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ResultMode {
+    /// What it wrote to stdout, as text; beyond 1 MiB the last of it.
+    #[default]
+    StdoutText,
+    /// What it wrote to stdout, parsed as JSON.
+    StdoutJson,
+    /// What it wrote as `{"result": …}` to `PACENOTE_EVENTS`.
+    Events,
+}
+
+/// Where a command's progress comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ProgressMode {
+    /// From `PACENOTE_EVENTS`, and from percentages in its output where they can be told for sure.
+    #[default]
+    Auto,
+    /// From `PACENOTE_EVENTS` alone.
+    Events,
+    /// None.
+    Off,
+}

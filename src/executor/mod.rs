@@ -1,0 +1,56 @@
+//! What the in-process pool calls to get a job done: a Rust handler, or a configured command.
+//!
+//! An executor promises to come back: once it was told to stop, within the grace it was given plus a
+//! few seconds, with whatever it started gone or counted as left behind. It knows nothing of leases,
+//! stores or the wire; what it has to tell on the way goes through a [`Reporter`].
+
+pub mod builtin;
+pub mod command;
+pub mod handler;
+pub mod reporter;
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+
+use crate::executor::reporter::Reporter;
+use crate::job::Outcome;
+use crate::job::name::{JobKey, Name};
+use crate::job::payload::Payload;
+
+/// Something that can run the jobs of one type.
+pub trait Executor: Send + Sync + 'static {
+    /// Checks an input before the job is stored, so that a submit that could never run is refused.
+    ///
+    /// # Errors
+    /// The field within the input (`input.width`) and what is wrong with it, for each one.
+    fn check(&self, input: Option<&Payload>) -> Result<(), Vec<(String, String)>> {
+        let _ = input;
+        Ok(())
+    }
+
+    /// Runs one attempt to its end. Never panics through: a panic of the work itself is an outcome.
+    fn run(&self, attempt: Attempt) -> BoxFuture<'static, Outcome>;
+}
+
+/// One run of a job: what it works on, where it tells what it does, and how it is told to stop.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// Whose job, and which one. The id is the key for the work's own side effects.
+    pub key: JobKey,
+    /// The job type.
+    pub job_type: Name,
+    /// 1 for the first.
+    pub number: u32,
+    /// As submitted.
+    pub input: Option<Payload>,
+    /// The newest one that an earlier attempt saved.
+    pub checkpoint: Option<Payload>,
+    /// Where it tells what it does.
+    pub reporter: Reporter,
+    /// Tripped when it has to stop: a cancel, a timeout, a drain, a lost lease.
+    pub stop: CancellationToken,
+    /// How long it may take to stop once told to.
+    pub grace: Duration,
+}

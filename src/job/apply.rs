@@ -1,0 +1,335 @@
+//! [`Job::apply`]: the one place where a job changes.
+
+use std::time::Duration;
+
+use crate::job::event::{ErrorCode, Event, EventKind, JobError, LogLevel, LogLine};
+use crate::job::limits::{ATTEMPTS_LOST_MAX, LIST_MAX};
+use crate::job::time::Timestamp;
+use crate::job::{Applied, Change, Job, JobState, Outcome, Refusal, Report};
+
+impl Job {
+    /// Makes a change, or refuses it and leaves everything as it was.
+    ///
+    /// # Errors
+    /// The [`Refusal`]: the change is late, or not for a job in this state.
+    pub fn apply(&mut self, change: Change, now: Timestamp) -> Result<Applied, Refusal> {
+        let mut applied = Applied::default();
+        match change {
+            Change::Claim {
+                worker_id,
+                lease_until,
+            } => self.claim(&mut applied, worker_id, lease_until, now)?,
+            Change::Report {
+                attempt,
+                reports,
+                lease_until,
+            } => {
+                self.check_lease(attempt)?;
+                self.0.lease_expires_at = Some(lease_until);
+                for report in reports {
+                    self.report(&mut applied, report, now);
+                }
+            }
+            Change::Finish {
+                attempt,
+                outcome,
+                chance,
+            } => {
+                self.check_lease(attempt)?;
+                self.finish(&mut applied, outcome, chance, now)?;
+            }
+            Change::Lose { attempt } => {
+                self.check_lease(attempt)?;
+                self.lose(&mut applied, now);
+            }
+            Change::Cancel {
+                reason,
+                requested_by,
+            } => self.cancel(&mut applied, reason, requested_by, now),
+            Change::BecomeDue => {
+                if self.state != JobState::Scheduled || self.run_at > now {
+                    return Err(Refusal::NotDue);
+                }
+                self.move_to(&mut applied, JobState::Queued, "", now);
+            }
+        }
+        self.0.version += 1;
+        Ok(applied)
+    }
+
+    /// Whether a cancel would change anything.
+    pub fn can_be_cancelled(&self) -> bool {
+        !self.state.is_terminal() && self.state != JobState::Cancelling
+    }
+
+    fn check_lease(&self, attempt: u32) -> Result<(), Refusal> {
+        if self.state.is_leased() && self.attempt == attempt {
+            Ok(())
+        } else {
+            Err(Refusal::StaleLease)
+        }
+    }
+
+    fn claim(
+        &mut self,
+        applied: &mut Applied,
+        worker_id: String,
+        lease_until: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        if self.state != JobState::Queued {
+            return Err(Refusal::NotQueued);
+        }
+        self.0.attempt += 1;
+        self.0.lease_expires_at = Some(lease_until);
+        let detail = &mut self.0.detail;
+        detail.started_at.get_or_insert(now);
+        detail.worker_id = worker_id;
+        detail.error = None;
+        detail.progress = None;
+        detail.progress_origin = None;
+        detail.streams.clear();
+        self.move_to(applied, JobState::Running, "", now);
+        Ok(())
+    }
+
+    fn report(&mut self, applied: &mut Applied, report: Report, now: Timestamp) {
+        match report {
+            Report::Progress(progress) => {
+                let detail = &mut self.0.detail;
+                let merged =
+                    progress.merged(detail.progress.as_ref(), &mut detail.progress_origin, now);
+                // What an encoded progress event costs beyond its texts, roughly: ids and numbers.
+                detail.progress_bytes +=
+                    (96 + merged.unit.len() + merged.phase.len() + merged.message.len()) as u64;
+                detail.progress = Some(merged.clone());
+                self.record(applied, now, EventKind::Progress(merged));
+            }
+            Report::Output { stream, chunk } => {
+                let len = chunk.as_bytes().len() as u64;
+                let streams = &mut self.0.detail.streams;
+                if !streams.contains_key(&stream) && streams.len() >= LIST_MAX {
+                    self.drop_from_log(applied, len, now);
+                    return;
+                }
+                let next = streams.entry(stream.clone()).or_default();
+                let offset = *next;
+                *next += len;
+                if self.keep_in_log(applied, len, now) {
+                    let output = EventKind::Output {
+                        stream,
+                        offset,
+                        chunk,
+                    };
+                    self.record(applied, now, output);
+                }
+            }
+            Report::Log(line) => {
+                let fields = if line.fields.is_empty() {
+                    0
+                } else {
+                    serde_json::to_string(&line.fields).map_or(0, |text| text.len())
+                };
+                let len = (line.message.len() + fields) as u64;
+                if self.keep_in_log(applied, len, now) {
+                    self.record(applied, now, EventKind::Log(line));
+                }
+            }
+            Report::Checkpoint(checkpoint) => applied.checkpoint = Some(checkpoint),
+        }
+    }
+
+    /// Whether another `len` bytes of output or log fit under the job's bound. Once they do not,
+    /// nothing more is kept, so that what is there has no holes but the one at its end.
+    fn keep_in_log(&mut self, applied: &mut Applied, len: u64, now: Timestamp) -> bool {
+        let detail = &mut self.0.detail;
+        if detail.dropped_log_bytes == 0 && detail.log_bytes + len <= self.0.spec.log_bytes_max {
+            detail.log_bytes += len;
+            return true;
+        }
+        self.drop_from_log(applied, len, now);
+        false
+    }
+
+    fn drop_from_log(&mut self, applied: &mut Applied, len: u64, now: Timestamp) {
+        let first = self.detail.dropped_log_bytes == 0;
+        // An empty line that found no room was dropped all the same: the counter has to say so.
+        self.0.detail.dropped_log_bytes += len.max(1);
+        if first {
+            let message = format!(
+                "the log has reached its bound of {} bytes in {LIST_MAX} streams at most: further output and log lines are dropped",
+                self.spec.log_bytes_max
+            );
+            self.record(
+                applied,
+                now,
+                EventKind::Log(LogLine::new(LogLevel::Warn, message)),
+            );
+        }
+    }
+
+    fn finish(
+        &mut self,
+        applied: &mut Applied,
+        outcome: Outcome,
+        chance: f64,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let asked_to_stop = self.state == JobState::Cancelling;
+        if outcome == Outcome::Cancelled && !asked_to_stop {
+            return Err(Refusal::NotCancelling);
+        }
+        self.0.attempts_lost = 0;
+        let handed_back = outcome == Outcome::HandedBack;
+        if asked_to_stop {
+            // Whatever the attempt has to say comes after the cancel, which was acknowledged.
+            self.0.attempts_charged += u32::from(!handed_back);
+            self.end(applied, JobState::Cancelled, "CANCEL_REQUESTED", now);
+            return Ok(());
+        }
+        match outcome {
+            Outcome::Succeeded(result) => {
+                self.0.attempts_charged += 1;
+                applied.result = result;
+                self.end(applied, JobState::Succeeded, "", now);
+            }
+            Outcome::Failed(error) => {
+                self.0.attempts_charged += 1;
+                let policy = &self.spec.retry_policy;
+                if error.retryable && self.attempts_charged < policy.max_attempts {
+                    let wait = policy.backoff(self.attempts_charged, chance);
+                    self.wait_for_next_attempt(applied, Some(error), true, wait, now);
+                } else {
+                    self.fail(applied, error, now);
+                }
+            }
+            Outcome::HandedBack => {
+                self.wait_for_next_attempt(applied, None, false, Duration::ZERO, now);
+            }
+            // Refused above unless it was asked for.
+            Outcome::Cancelled => {}
+        }
+        Ok(())
+    }
+
+    fn lose(&mut self, applied: &mut Applied, now: Timestamp) {
+        self.0.attempts_charged += 1;
+        self.0.attempts_lost += 1;
+        if self.state == JobState::Cancelling {
+            self.end(applied, JobState::Cancelled, "CANCEL_REQUESTED", now);
+            return;
+        }
+        let error = JobError::retryable(
+            "WORKER_LOST",
+            format!(
+                "the worker of attempt {} is gone: {} lost in a row, {} of {} charged",
+                self.attempt,
+                self.attempts_lost,
+                self.attempts_charged,
+                self.spec.retry_policy.max_attempts
+            ),
+        )
+        .with_code(ErrorCode::Unavailable);
+        if self.attempts_lost >= ATTEMPTS_LOST_MAX
+            || self.attempts_charged >= self.spec.retry_policy.max_attempts
+        {
+            self.fail(applied, error, now);
+        } else {
+            self.wait_for_next_attempt(applied, Some(error), true, Duration::ZERO, now);
+        }
+    }
+
+    fn cancel(
+        &mut self,
+        applied: &mut Applied,
+        reason: String,
+        requested_by: String,
+        now: Timestamp,
+    ) {
+        match self.state {
+            JobState::Scheduled | JobState::Blocked | JobState::Queued => {
+                self.0.detail.cancel_reason = reason;
+                self.end(applied, JobState::Cancelled, "CANCEL_REQUESTED", now);
+            }
+            JobState::Running => {
+                self.0.detail.cancel_reason.clone_from(&reason);
+                let request = EventKind::CancelRequested {
+                    reason,
+                    requested_by,
+                };
+                self.record(applied, now, request);
+                self.move_to(applied, JobState::Cancelling, "CANCEL_REQUESTED", now);
+            }
+            JobState::Cancelling
+            | JobState::Succeeded
+            | JobState::Failed
+            | JobState::Cancelled
+            | JobState::Expired => {}
+        }
+    }
+
+    /// The attempt is over and the job is not.
+    fn wait_for_next_attempt(
+        &mut self,
+        applied: &mut Applied,
+        error: Option<JobError>,
+        charged: bool,
+        wait: Duration,
+        now: Timestamp,
+    ) {
+        let reason = error
+            .as_ref()
+            .map_or_else(|| "HANDED_BACK".to_owned(), |error| error.reason.clone());
+        if charged {
+            self.0.run_at = now.after(wait);
+        }
+        self.0.detail.error.clone_from(&error);
+        let end = EventKind::AttemptEnd {
+            error,
+            charged,
+            next_attempt_at: self.run_at.max(now),
+        };
+        self.record(applied, now, end);
+        self.0.lease_expires_at = None;
+        let state = if wait.is_zero() {
+            JobState::Queued
+        } else {
+            JobState::Scheduled
+        };
+        self.move_to(applied, state, &reason, now);
+    }
+
+    fn fail(&mut self, applied: &mut Applied, error: JobError, now: Timestamp) {
+        let reason = error.reason.clone();
+        self.0.detail.error = Some(error);
+        self.end(applied, JobState::Failed, &reason, now);
+    }
+
+    fn end(&mut self, applied: &mut Applied, state: JobState, reason: &str, now: Timestamp) {
+        self.0.lease_expires_at = None;
+        self.0.ended_at = Some(now);
+        self.move_to(applied, state, reason, now);
+    }
+
+    fn move_to(&mut self, applied: &mut Applied, to: JobState, reason: &str, now: Timestamp) {
+        let from = Some(self.state);
+        self.0.state = to;
+        let moved = EventKind::StateChange {
+            from,
+            to,
+            reason: reason.to_owned(),
+        };
+        self.record(applied, now, moved);
+    }
+
+    pub(super) fn record(&mut self, applied: &mut Applied, now: Timestamp, kind: EventKind) {
+        self.0.last_sequence += 1;
+        self.0.updated_at = now;
+        applied.events.push(Event {
+            sequence: self.last_sequence,
+            at: now,
+            attempt: self.attempt,
+            kind,
+        });
+    }
+}

@@ -1,0 +1,234 @@
+//! The entries of a job's log.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::job::JobState;
+use crate::job::payload::Payload;
+use crate::job::progress::Progress;
+use crate::job::time::Timestamp;
+
+/// One entry of a job's append-only log.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Event {
+    /// Dense within the job: 1, 2, 3, …
+    pub sequence: i64,
+    /// When it was taken in.
+    pub at: Timestamp,
+    /// The attempt it belongs to; 0 before the first.
+    pub attempt: u32,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+/// What happened.
+#[derive(Clone, PartialEq, Debug)]
+pub enum EventKind {
+    /// The job moved on.
+    StateChange {
+        /// Where it was; `None` for the first event.
+        from: Option<JobState>,
+        /// Where it is.
+        to: JobState,
+        /// UPPER_SNAKE_CASE where there is something to say, empty otherwise.
+        reason: String,
+    },
+    /// The attempt has come further.
+    Progress(Progress),
+    /// Partial output.
+    Output {
+        /// Which stream.
+        stream: String,
+        /// Bytes before this chunk in this stream and attempt.
+        offset: u64,
+        /// What was written.
+        chunk: Payload,
+    },
+    /// A line for people.
+    Log(LogLine),
+    /// An attempt ended and the job goes on.
+    AttemptEnd {
+        /// Why, unless it was handed back.
+        error: Option<JobError>,
+        /// Whether it counts against the budget.
+        charged: bool,
+        /// When the next attempt may start.
+        next_attempt_at: Timestamp,
+    },
+    /// Somebody asked a running job to stop.
+    CancelRequested {
+        /// As given.
+        reason: String,
+        /// Who asked.
+        requested_by: String,
+    },
+}
+
+/// The kinds alone, for filters. The numbers are stored beside every event: never change one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum EventTag {
+    /// [`EventKind::StateChange`].
+    StateChange = 1,
+    /// [`EventKind::Progress`].
+    Progress = 2,
+    /// [`EventKind::Output`].
+    Output = 3,
+    /// [`EventKind::Log`].
+    Log = 4,
+    /// [`EventKind::AttemptEnd`].
+    AttemptEnd = 5,
+    /// [`EventKind::CancelRequested`].
+    CancelRequested = 6,
+}
+
+impl EventTag {
+    /// From its stored number.
+    pub fn from_number(number: u8) -> Option<Self> {
+        [
+            Self::StateChange,
+            Self::Progress,
+            Self::Output,
+            Self::Log,
+            Self::AttemptEnd,
+            Self::CancelRequested,
+        ]
+        .into_iter()
+        .find(|tag| *tag as u8 == number)
+    }
+}
+
+impl EventKind {
+    /// The kind alone.
+    pub fn tag(&self) -> EventTag {
+        match self {
+            Self::StateChange { .. } => EventTag::StateChange,
+            Self::Progress(_) => EventTag::Progress,
+            Self::Output { .. } => EventTag::Output,
+            Self::Log(_) => EventTag::Log,
+            Self::AttemptEnd { .. } => EventTag::AttemptEnd,
+            Self::CancelRequested { .. } => EventTag::CancelRequested,
+        }
+    }
+}
+
+/// A line for people.
+#[derive(Clone, PartialEq, Debug)]
+pub struct LogLine {
+    /// How bad it is.
+    pub level: LogLevel,
+    /// At most 16 KiB; longer ones are cut.
+    pub message: String,
+    /// More, by name. At most 16 KiB as JSON.
+    pub fields: serde_json::Map<String, serde_json::Value>,
+}
+
+impl LogLine {
+    /// A line without fields.
+    pub fn new(level: LogLevel, message: impl Into<String>) -> Self {
+        Self {
+            level,
+            message: message.into(),
+            fields: serde_json::Map::new(),
+        }
+    }
+}
+
+/// How bad a log line is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// For whoever develops the job.
+    Debug,
+    /// Worth knowing.
+    Info,
+    /// Worth a look.
+    #[serde(alias = "warning")]
+    Warn,
+    /// Something failed.
+    Error,
+}
+
+/// Why a job, or one attempt of it, failed.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct JobError {
+    /// The `google.rpc.Code` that says it best.
+    pub code: ErrorCode,
+    /// UPPER_SNAKE_CASE and stable.
+    pub reason: String,
+    /// For people. At most 1 KiB.
+    pub message: String,
+    /// Whether another attempt could help.
+    pub retryable: bool,
+    /// At most 32 entries.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// A stack trace, or the last lines of stderr. At most 16 KiB.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+}
+
+impl JobError {
+    /// An error that another attempt may heal.
+    pub fn retryable(reason: &str, message: impl Into<String>) -> Self {
+        Self {
+            code: ErrorCode::Unknown,
+            reason: reason.to_owned(),
+            message: message.into(),
+            retryable: true,
+            metadata: BTreeMap::new(),
+            detail: String::new(),
+        }
+    }
+
+    /// An error that no other attempt heals.
+    pub fn permanent(reason: &str, message: impl Into<String>) -> Self {
+        Self {
+            retryable: false,
+            ..Self::retryable(reason, message)
+        }
+    }
+
+    /// With another code than UNKNOWN.
+    pub fn with_code(mut self, code: ErrorCode) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// With one more entry of metadata.
+    pub fn with_metadata(mut self, key: &str, value: impl ToString) -> Self {
+        self.metadata.insert(key.to_owned(), value.to_string());
+        self
+    }
+
+    /// With a detail.
+    pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = detail.into();
+        self
+    }
+}
+
+/// The codes of `google.rpc.Code` that a job's error may carry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[repr(i32)]
+#[expect(missing_docs, reason = "named and numbered as in google/rpc/code.proto")]
+pub enum ErrorCode {
+    Cancelled = 1,
+    Unknown = 2,
+    InvalidArgument = 3,
+    DeadlineExceeded = 4,
+    NotFound = 5,
+    AlreadyExists = 6,
+    PermissionDenied = 7,
+    ResourceExhausted = 8,
+    FailedPrecondition = 9,
+    Aborted = 10,
+    OutOfRange = 11,
+    Unimplemented = 12,
+    Internal = 13,
+    Unavailable = 14,
+    DataLoss = 15,
+    Unauthenticated = 16,
+}

@@ -1,0 +1,85 @@
+//! Every bound, in one place, each with its reason.
+//!
+//! A bound that users may need to move is a default here and a field in the configuration; the others
+//! are fixed, because clients rely on them.
+
+use std::time::Duration;
+
+/// Largest request. Bytes. The receive default of gRPC libraries in every language.
+pub const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Largest message that the codec takes in, so that our own refusal, which names the field, comes first.
+pub const CODEC_BYTES_MAX: usize = 2 * REQUEST_BYTES_MAX;
+/// Largest payload as encoded protobuf. Bytes. Chosen: a row, not a file; references come later.
+pub const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
+/// A page of jobs or events ends early here, below what clients accept. Bytes.
+pub const PAGE_BYTES_MAX: usize = 3 * 1024 * 1024;
+/// Entries of a page where the caller does not say.
+pub const PAGE_SIZE_DEFAULT: usize = 50;
+/// Most entries of a page.
+pub const PAGE_SIZE_MAX: usize = 1_000;
+/// Type, queue, label and stream names. Bytes.
+pub const NAME_BYTES_MAX: usize = 128;
+/// Idempotency keys. Bytes.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+/// Labels of a job.
+pub const LABELS_MAX: usize = 64;
+/// A label's value. Bytes.
+pub const LABEL_VALUE_BYTES_MAX: usize = 255;
+/// Nesting of a JSON payload. Below prost's own recursion limit of 100 once wrapped in `Value`s.
+pub const JSON_DEPTH_MAX: usize = 64;
+/// Strings that have no bound of their own. Bytes.
+pub const STRING_BYTES_MAX: usize = 1024;
+/// Error details, log messages and log fields. Bytes.
+pub const DETAIL_BYTES_MAX: usize = 16 * 1024;
+/// Entries of an error's metadata.
+pub const ERROR_METADATA_MAX: usize = 32;
+/// Lists that have no bound of their own; also the output streams of one attempt.
+pub const LIST_MAX: usize = 100;
+/// Highest and, negated, lowest priority.
+pub const PRIORITY_MAX: i32 = 1_000;
+/// Most attempts a job may be given.
+pub const ATTEMPTS_MAX: u32 = 100;
+/// Attempts where nobody says.
+pub const ATTEMPTS_DEFAULT: u32 = 3;
+/// Attempts lost in a row (lease expired, server crashed) that end a job whatever budget is left, so
+/// that a job that kills its worker cannot block a queue.
+pub const ATTEMPTS_LOST_MAX: u32 = 3;
+/// Longest duration in any field: a year.
+pub const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Longest long poll.
+pub const POLL_MAX: Duration = Duration::from_secs(300);
+/// Long poll where the caller does not say.
+pub const POLL_DEFAULT: Duration = Duration::from_secs(30);
+/// First retry's longest wait where nobody says.
+pub const INITIAL_BACKOFF_DEFAULT: Duration = Duration::from_secs(1);
+/// Any retry's longest wait where nobody says.
+pub const MAX_BACKOFF_DEFAULT: Duration = Duration::from_secs(600);
+/// Growth of a retry's longest wait.
+pub const BACKOFF_MULTIPLIER_DEFAULT: f64 = 2.0;
+/// From asking an attempt to stop until it is forced to, where nobody says.
+pub const CANCEL_GRACE_DEFAULT: Duration = Duration::from_secs(5);
+/// Output and log lines kept of one job where nobody says. Bytes. States and progress always are.
+pub const LOG_BYTES_DEFAULT: u64 = 16 * 1024 * 1024;
+/// At most one progress event of a job is stored in this time where nobody says: 20 a second move a bar
+/// smoothly.
+pub const PROGRESS_INTERVAL_DEFAULT: Duration = Duration::from_millis(50);
+/// Longest line of a command's output; longer ones are cut and marked. Bytes.
+pub const LINE_BYTES_MAX: usize = 64 * 1024;
+/// How long a claim holds without a heartbeat.
+pub const LEASE: Duration = Duration::from_secs(15);
+/// How often the pool renews its leases: two may go missing.
+pub const LEASE_HEARTBEAT: Duration = Duration::from_secs(5);
+/// Events in one message of a watch, and in one stored segment.
+pub const BATCH_EVENTS_MAX: usize = 256;
+/// Bytes of events in one message of a watch, and in one stored segment. One larger event travels alone.
+pub const BATCH_BYTES_MAX: usize = 256 * 1024;
+/// Open watches of one tenant where nobody says.
+pub const WATCHERS_DEFAULT: usize = 10_000;
+/// Sign of life on a quiet watch: shortest interval.
+pub const HEARTBEAT_MIN: Duration = Duration::from_secs(1);
+/// Sign of life on a quiet watch: longest interval.
+pub const HEARTBEAT_MAX: Duration = Duration::from_secs(300);
+/// Sign of life on a quiet watch where the caller does not say.
+pub const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(15);
+/// How long a drain may take where nobody says.
+pub const DRAIN_DEFAULT: Duration = Duration::from_secs(30);

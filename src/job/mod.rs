@@ -1,0 +1,367 @@
+//! The words and rules of a job's life.
+//!
+//! Everything that can happen to a job is a [`Change`], and [`Job::apply`] is the only place where one
+//! takes effect: pure, without a clock or a store of its own, so that every legal and illegal change
+//! can be tried in a table. Whatever is late (an old attempt, a finished job) is refused here.
+//! It knows no wire, no SQL and no runtime.
+
+pub mod apply;
+pub mod event;
+pub mod limits;
+pub mod name;
+pub mod payload;
+pub mod policy;
+pub mod progress;
+pub mod time;
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::job::event::{EventKind, JobError, LogLine};
+use crate::job::name::{JobKey, Lane, Name};
+use crate::job::payload::Payload;
+use crate::job::policy::{RetryPolicy, Timeouts};
+use crate::job::progress::{Progress, ProgressOrigin};
+use crate::job::time::Timestamp;
+
+/// A unit of work as it stands, without its payloads. Readable by everyone, changed by
+/// [`Job::apply`] alone.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Job(JobFields);
+
+/// What a [`Job`] consists of: what a store writes and reads back.
+#[derive(Clone, PartialEq, Debug)]
+pub struct JobFields {
+    /// Whose, and which one.
+    pub key: JobKey,
+    /// What never changes after the submit.
+    pub spec: Arc<JobSpec>,
+    /// Where it is in its life.
+    pub state: JobState,
+    /// When it may next be claimed; waiting jobs of one priority run in this order.
+    pub run_at: Timestamp,
+    /// Claims so far, and the fence: whatever comes with another number is refused.
+    pub attempt: u32,
+    /// Attempts that count against `max_attempts`.
+    pub attempts_charged: u32,
+    /// Attempts lost in a row.
+    pub attempts_lost: u32,
+    /// While an attempt lives: when its lease ends, by the steady clock.
+    pub lease_expires_at: Option<Timestamp>,
+    /// The oldest event still kept.
+    pub first_sequence: i64,
+    /// The newest event.
+    pub last_sequence: i64,
+    /// When it was stored.
+    pub created_at: Timestamp,
+    /// When its newest event was stored.
+    pub updated_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// Changes so far: a store writes a row only if it still has the version that was read.
+    pub version: i64,
+    /// What is shown but never searched.
+    pub detail: JobDetail,
+}
+
+/// What never changes after the submit.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// What runs it.
+    pub job_type: Name,
+    /// Where it waits.
+    pub queue: Name,
+    /// Higher runs sooner.
+    pub priority: i32,
+    /// For finding it again.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// The caller's key, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+    /// SHA-256 over the normalised request, in hex; only where there is a key.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub fingerprint: String,
+    /// What its type allows.
+    pub retry_policy: RetryPolicy,
+    /// What its type allows.
+    pub timeouts: Timeouts,
+    /// Output and log lines kept. Bytes.
+    pub log_bytes_max: u64,
+    /// At most one progress event is stored in this time; zero for one a commit.
+    pub progress_interval: std::time::Duration,
+}
+
+/// What changes, is shown, and is never searched.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JobDetail {
+    /// Newest progress of the newest attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// Where that attempt's progress began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress_origin: Option<ProgressOrigin>,
+    /// Why it failed, or how its newest attempt failed while another one is due.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<JobError>,
+    /// Who holds, or held last, its lease.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub worker_id: String,
+    /// What the caller of a cancel gave.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cancel_reason: String,
+    /// When the first attempt was claimed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// Bytes so far on each output stream of the newest attempt.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub streams: BTreeMap<String, u64>,
+    /// Bytes of output and log lines kept.
+    pub log_bytes: u64,
+    /// Bytes of output and log lines dropped because the bound was reached.
+    pub dropped_log_bytes: u64,
+    /// Bytes of progress events stored: each quarter of the log's bound doubles their interval.
+    pub progress_bytes: u64,
+}
+
+/// Where a job is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// Waits for its time: for the next attempt after a failed one.
+    Scheduled,
+    /// Waits for other jobs.
+    Blocked,
+    /// Waits for a worker.
+    Queued,
+    /// A worker holds its lease.
+    Running,
+    /// Asked to stop while running; ends only in `Cancelled`.
+    Cancelling,
+    /// Over, with a result.
+    Succeeded,
+    /// Over, with an error: the dead letter.
+    Failed,
+    /// Over, because somebody asked.
+    Cancelled,
+    /// Over, because it was not started or not finished in time.
+    Expired,
+}
+
+impl JobState {
+    /// Every state, in the order of a life.
+    pub const ALL: [Self; 9] = [
+        Self::Scheduled,
+        Self::Blocked,
+        Self::Queued,
+        Self::Running,
+        Self::Cancelling,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
+        Self::Expired,
+    ];
+
+    /// Nothing changes any more.
+    pub fn is_terminal(self) -> bool {
+        match self {
+            Self::Succeeded | Self::Failed | Self::Cancelled | Self::Expired => true,
+            Self::Scheduled | Self::Blocked | Self::Queued | Self::Running | Self::Cancelling => false,
+        }
+    }
+
+    /// An attempt lives.
+    pub fn is_leased(self) -> bool {
+        matches!(self, Self::Running | Self::Cancelling)
+    }
+
+    /// Lower case, as stored and shown in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Blocked => "blocked",
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Cancelling => "cancelling",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+        }
+    }
+
+    /// From its stored form.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text)
+    }
+}
+
+/// A job to be: checked, with every default filled in.
+#[derive(Clone, PartialEq, Debug)]
+pub struct NewJob {
+    /// Whose, and which one.
+    pub key: JobKey,
+    /// What never changes.
+    pub spec: Arc<JobSpec>,
+    /// What it works on.
+    pub input: Option<Payload>,
+}
+
+/// What may happen to a job once it is stored.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Change {
+    /// A worker takes it.
+    Claim {
+        /// Who.
+        worker_id: String,
+        /// How long the claim holds without a heartbeat, by the steady clock.
+        lease_until: Timestamp,
+    },
+    /// The attempt tells what it has done, which renews its lease.
+    Report {
+        /// Which attempt.
+        attempt: u32,
+        /// What it has done, in order. Empty: a heartbeat.
+        reports: Vec<Report>,
+        /// How long the claim holds from here.
+        lease_until: Timestamp,
+    },
+    /// The attempt is over.
+    Finish {
+        /// Which attempt.
+        attempt: u32,
+        /// How it went.
+        outcome: Outcome,
+        /// Jitter of a retry, uniform in 0 to 1.
+        chance: f64,
+    },
+    /// The attempt's worker is gone: its lease ran out, or its process is known to be dead.
+    Lose {
+        /// Which attempt.
+        attempt: u32,
+    },
+    /// Somebody asks it to stop.
+    Cancel {
+        /// Why.
+        reason: String,
+        /// Who.
+        requested_by: String,
+    },
+    /// Its time has come.
+    BecomeDue,
+}
+
+/// One thing that an attempt tells.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Report {
+    /// How far it has come.
+    Progress(Progress),
+    /// Partial output.
+    Output {
+        /// Which stream. A name.
+        stream: String,
+        /// What was written.
+        chunk: Payload,
+    },
+    /// A line for people.
+    Log(LogLine),
+    /// Where the next attempt could go on.
+    Checkpoint(Payload),
+}
+
+/// How an attempt went.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Outcome {
+    /// Done, with or without a result.
+    Succeeded(Option<Payload>),
+    /// Not done.
+    Failed(JobError),
+    /// Stopped because it was asked to.
+    Cancelled,
+    /// Not finished through no fault of its own: the worker drains. Charges nothing.
+    HandedBack,
+}
+
+/// What a change did.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Applied {
+    /// New entries of the log, numbered.
+    pub events: Vec<event::Event>,
+    /// The job's result, to be stored beside it.
+    pub result: Option<Payload>,
+    /// The newest checkpoint, to be stored beside it.
+    pub checkpoint: Option<Payload>,
+}
+
+/// Why a change was refused. Nothing has changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// Only a waiting job can be claimed.
+    NotQueued,
+    /// The attempt is not, or no longer, the one that holds the lease.
+    StaleLease,
+    /// Nobody asked it to stop.
+    NotCancelling,
+    /// It is not waiting for its time, or the time has not come.
+    NotDue,
+}
+
+impl Deref for Job {
+    type Target = JobFields;
+
+    fn deref(&self) -> &JobFields {
+        &self.0
+    }
+}
+
+impl Job {
+    /// The job that a store kept.
+    pub fn from_fields(fields: JobFields) -> Self {
+        Self(fields)
+    }
+
+    /// A job that is new, and the first event of its log.
+    pub fn submit(new: &NewJob, now: Timestamp) -> (Self, Applied) {
+        let mut job = Self(JobFields {
+            key: new.key.clone(),
+            spec: Arc::clone(&new.spec),
+            state: JobState::Queued,
+            run_at: now,
+            attempt: 0,
+            attempts_charged: 0,
+            attempts_lost: 0,
+            lease_expires_at: None,
+            first_sequence: 1,
+            last_sequence: 0,
+            created_at: now,
+            updated_at: now,
+            ended_at: None,
+            version: 0,
+            detail: JobDetail::default(),
+        });
+        let mut applied = Applied::default();
+        job.record(
+            &mut applied,
+            now,
+            EventKind::StateChange {
+                from: None,
+                to: JobState::Queued,
+                reason: String::new(),
+            },
+        );
+        (job, applied)
+    }
+
+    /// Where it waits.
+    pub fn lane(&self) -> Lane {
+        Lane {
+            queue: self.spec.queue.clone(),
+            job_type: self.spec.job_type.clone(),
+            tenant: self.key.tenant.clone(),
+        }
+    }
+}

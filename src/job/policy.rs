@@ -1,0 +1,80 @@
+//! What a job type allows: attempts, waits between them, and how long things may take.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::job::limits;
+
+/// How often, and after what wait, failed attempts are repeated.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RetryPolicy {
+    /// The first attempt counts. 1 to 100, default 3.
+    pub max_attempts: u32,
+    /// Longest wait before the first retry. Default 1 s.
+    pub initial_backoff: Duration,
+    /// Longest wait before any retry. Default 10 min.
+    pub max_backoff: Duration,
+    /// Growth of the longest wait from retry to retry. Default 2.
+    pub backoff_multiplier: f64,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            max_attempts: limits::ATTEMPTS_DEFAULT,
+            initial_backoff: limits::INITIAL_BACKOFF_DEFAULT,
+            max_backoff: limits::MAX_BACKOFF_DEFAULT,
+            backoff_multiplier: limits::BACKOFF_MULTIPLIER_DEFAULT,
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// The wait before retry `retry` (1 is the first): uniform in 0 to
+    /// `min(max_backoff, initial_backoff * multiplier^(retry-1))`, full jitter, so that jobs that
+    /// failed together do not come back together. `chance` is uniform in 0 to 1.
+    pub fn backoff(&self, retry: u32, chance: f64) -> Duration {
+        let growth = self
+            .backoff_multiplier
+            .powi(i32::try_from(retry.saturating_sub(1)).unwrap_or(i32::MAX));
+        let longest = (self.initial_backoff.as_secs_f64() * growth).min(self.max_backoff.as_secs_f64());
+        Duration::try_from_secs_f64(longest * chance).unwrap_or(self.max_backoff)
+    }
+}
+
+/// How long things may take.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Timeouts {
+    /// One attempt; past it the attempt is stopped and has failed. `None`: no limit.
+    pub run_timeout: Option<Duration>,
+    /// From asking an attempt to stop until it is forced to. Default 5 s.
+    pub cancel_grace: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            run_timeout: None,
+            cancel_grace: limits::CANCEL_GRACE_DEFAULT,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_is_full_jitter_that_grows_to_the_cap() {
+        let policy = RetryPolicy {
+            max_backoff: Duration::from_secs(5),
+            ..RetryPolicy::default()
+        };
+        assert_eq!(policy.backoff(1, 0.0), Duration::ZERO);
+        assert_eq!(policy.backoff(1, 0.5), Duration::from_millis(500));
+        assert_eq!(policy.backoff(2, 0.5), Duration::from_secs(1));
+        assert_eq!(policy.backoff(4, 0.5), Duration::from_millis(2_500));
+        assert_eq!(policy.backoff(u32::MAX, 0.5), Duration::from_millis(2_500));
+    }
+}

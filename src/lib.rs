@@ -1,0 +1,5 @@
+//! A gRPC job service with streaming progress.
+pub mod config;
+pub mod executor;
+pub mod job;
+pub mod pb;
