@@ -1,5 +1,12 @@
 //! A gRPC job service with streaming progress.
 pub mod config;
+pub mod error;
+pub mod events;
 pub mod executor;
 pub mod job;
+pub mod maintenance;
 pub mod pb;
+pub mod queue;
+pub mod store;
+pub mod wire;
+pub mod worker;

@@ -90,7 +90,11 @@ impl Reporter {
     ///
     /// # Errors
     /// Where the attempt is over.
-    pub async fn log(&self, level: LogLevel, message: impl Into<String>) -> Result<(), ReportError> {
+    pub async fn log(
+        &self,
+        level: LogLevel,
+        message: impl Into<String>,
+    ) -> Result<(), ReportError> {
         self.log_line(LogLine::new(level, message)).await
     }
 
@@ -102,7 +106,9 @@ impl Reporter {
         truncate(&mut line.message, DETAIL_BYTES_MAX);
         let mut bytes = line.message.len();
         if !line.fields.is_empty() {
-            let fields = serde_json::to_string(&line.fields).unwrap_or_default().len();
+            let fields = serde_json::to_string(&line.fields)
+                .unwrap_or_default()
+                .len();
             if fields > DETAIL_BYTES_MAX {
                 let problem =
                     format!("are {fields} bytes as JSON; at most {DETAIL_BYTES_MAX} are accepted");

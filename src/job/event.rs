@@ -213,7 +213,10 @@ impl JobError {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[repr(i32)]
-#[expect(missing_docs, reason = "named and numbered as in google/rpc/code.proto")]
+#[expect(
+    missing_docs,
+    reason = "named and numbered as in google/rpc/code.proto"
+)]
 pub enum ErrorCode {
     Cancelled = 1,
     Unknown = 2,

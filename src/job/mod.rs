@@ -12,6 +12,7 @@ pub mod name;
 pub mod payload;
 pub mod policy;
 pub mod progress;
+pub mod segment;
 pub mod time;
 
 use std::collections::BTreeMap;
@@ -170,7 +171,9 @@ impl JobState {
     pub fn is_terminal(self) -> bool {
         match self {
             Self::Succeeded | Self::Failed | Self::Cancelled | Self::Expired => true,
-            Self::Scheduled | Self::Blocked | Self::Queued | Self::Running | Self::Cancelling => false,
+            Self::Scheduled | Self::Blocked | Self::Queued | Self::Running | Self::Cancelling => {
+                false
+            }
         }
     }
 
@@ -198,6 +201,26 @@ impl JobState {
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == text)
     }
+}
+
+/// A job beside its payloads, as far as they were read.
+#[derive(Clone, PartialEq, Debug)]
+pub struct JobSnapshot {
+    /// The job.
+    pub job: Arc<Job>,
+    /// Input, result and checkpoint; empty in the BASIC view.
+    pub payloads: Payloads,
+}
+
+/// What stands beside a job.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Payloads {
+    /// As submitted.
+    pub input: Option<Payload>,
+    /// Once it has succeeded.
+    pub result: Option<Payload>,
+    /// The newest one saved.
+    pub checkpoint: Option<Payload>,
 }
 
 /// A job to be: checked, with every default filled in.

@@ -91,7 +91,9 @@ impl Payload {
             ));
         }
         if let Some(c) = media_type.chars().find(|c| !matches!(c, ' '..='~')) {
-            return Err(format!("has the character {c:?}; only visible ASCII is accepted"));
+            return Err(format!(
+                "has the character {c:?}; only visible ASCII is accepted"
+            ));
         }
         self.media_type = (!media_type.is_empty()).then_some(media_type);
         Ok(self)
@@ -194,7 +196,11 @@ fn value_len(value: &serde_json::Value) -> usize {
         serde_json::Value::Object(fields) => {
             let entry = |(key, item): (&String, &serde_json::Value)| {
                 // Protobuf leaves an empty key out.
-                let key = if key.is_empty() { 0 } else { field_len(key.len()) };
+                let key = if key.is_empty() {
+                    0
+                } else {
+                    field_len(key.len())
+                };
                 field_len(key + field_len(value_len(item)))
             };
             field_len(fields.iter().map(entry).sum())
@@ -236,10 +242,17 @@ mod tests {
     #[test]
     fn a_payload_beyond_the_bound_is_refused_with_size_and_bound() {
         // Tag and a three-byte length stand before the text.
-        assert!(Payload::text("x".repeat(PAYLOAD_BYTES_MAX - 4)).check_size().is_ok());
+        assert!(
+            Payload::text("x".repeat(PAYLOAD_BYTES_MAX - 4))
+                .check_size()
+                .is_ok()
+        );
         let error = Payload::text("x".repeat(PAYLOAD_BYTES_MAX - 3))
             .check_size()
             .expect_err("one byte too many");
-        assert!(error.contains("1048577") && error.contains("1048576"), "{error}");
+        assert!(
+            error.contains("1048577") && error.contains("1048576"),
+            "{error}"
+        );
     }
 }

@@ -38,7 +38,8 @@ impl RetryPolicy {
         let growth = self
             .backoff_multiplier
             .powi(i32::try_from(retry.saturating_sub(1)).unwrap_or(i32::MAX));
-        let longest = (self.initial_backoff.as_secs_f64() * growth).min(self.max_backoff.as_secs_f64());
+        let longest =
+            (self.initial_backoff.as_secs_f64() * growth).min(self.max_backoff.as_secs_f64());
         Duration::try_from_secs_f64(longest * chance).unwrap_or(self.max_backoff)
     }
 }

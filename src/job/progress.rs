@@ -100,7 +100,10 @@ impl Progress {
         ] {
             if text.len() > STRING_BYTES_MAX {
                 let len = text.len();
-                return Err((field, format!("is {len} bytes; at most {STRING_BYTES_MAX} are accepted")));
+                return Err((
+                    field,
+                    format!("is {len} bytes; at most {STRING_BYTES_MAX} are accepted"),
+                ));
             }
         }
         Ok(())
@@ -163,9 +166,10 @@ mod tests {
     fn a_lower_fraction_is_stored_as_the_highest_so_far() {
         let mut origin = None;
         let first = Progress::fraction(0.6).merged(None, &mut origin, START);
-        let second = Progress::fraction(0.4)
-            .with_message("again")
-            .merged(Some(&first), &mut origin, START);
+        let second =
+            Progress::fraction(0.4)
+                .with_message("again")
+                .merged(Some(&first), &mut origin, START);
         assert_eq!(second.fraction, Some(0.6));
         assert_eq!(second.message, "again");
     }
@@ -188,9 +192,13 @@ mod tests {
     fn rate_and_end_are_measured_from_the_attempts_first_report() {
         let mut origin = None;
         let first = Progress::units(100, Some(1_100), "rows").merged(None, &mut origin, START);
-        assert_eq!((first.units_per_second, first.estimated_end_at), (None, None));
+        assert_eq!(
+            (first.units_per_second, first.estimated_end_at),
+            (None, None)
+        );
         let later = START.after(Duration::from_secs(10));
-        let second = Progress::units(600, Some(1_100), "rows").merged(Some(&first), &mut origin, later);
+        let second =
+            Progress::units(600, Some(1_100), "rows").merged(Some(&first), &mut origin, later);
         assert_eq!(second.units_per_second, Some(50.0));
         let end = second.estimated_end_at.expect("a pace is known");
         assert_eq!(end.since(later).as_secs_f64().round(), 10.0);
@@ -199,11 +207,23 @@ mod tests {
     #[test]
     fn bounds_are_checked_at_the_limit_and_one_past_it() {
         assert!(Progress::fraction(1.0).check().is_ok());
-        assert_eq!(Progress::fraction(1.000001).check().expect_err("above").0, "fraction");
-        assert_eq!(Progress::fraction(f64::NAN).check().expect_err("nan").0, "fraction");
-        assert_eq!(Progress::units(-1, None, "").check().expect_err("below").0, "completed_units");
+        assert_eq!(
+            Progress::fraction(1.000001).check().expect_err("above").0,
+            "fraction"
+        );
+        assert_eq!(
+            Progress::fraction(f64::NAN).check().expect_err("nan").0,
+            "fraction"
+        );
+        assert_eq!(
+            Progress::units(-1, None, "").check().expect_err("below").0,
+            "completed_units"
+        );
         let message = |len| Progress::default().with_message("m".repeat(len)).check();
         assert!(message(STRING_BYTES_MAX).is_ok());
-        assert_eq!(message(STRING_BYTES_MAX + 1).expect_err("long").0, "message");
+        assert_eq!(
+            message(STRING_BYTES_MAX + 1).expect_err("long").0,
+            "message"
+        );
     }
 }

@@ -1,0 +1,89 @@
+-- Jobs, their payloads and their logs. Times are microseconds since the epoch, UTC, but for leases,
+-- which are by the steady clock of the process that wrote them and mean nothing to another one.
+
+-- The narrow row: everything a claim, a filter or a guard looks at. Without rowid: its primary key is
+-- also the order in which jobs are listed.
+create table jobs (
+    tenant text not null,
+    id blob not null check (length(id) = 16),
+    job_type text not null,
+    queue text not null,
+    state text not null check (state in (
+        'scheduled', 'blocked', 'queued', 'running', 'cancelling',
+        'succeeded', 'failed', 'cancelled', 'expired')),
+    priority integer not null,
+    run_at_us integer not null,
+    attempt integer not null,
+    attempts_charged integer not null,
+    attempts_lost integer not null,
+    lease_expires_at_us integer,
+    first_sequence integer not null,
+    last_sequence integer not null,
+    created_at_us integer not null,
+    updated_at_us integer not null,
+    ended_at_us integer,
+    -- A blob: keys are any bytes, and JSON functions cut text at U+0000.
+    idempotency_key blob,
+    version integer not null,
+    -- JSON. What never changes, and what is shown but never searched.
+    spec blob not null,
+    detail blob not null,
+    primary key (tenant, id)
+) strict, without rowid;
+
+-- Serves claims: begins with what can be blocked as a whole, so that no backlog costs another's claim.
+create index jobs_ready on jobs (queue, job_type, tenant, priority desc, run_at_us, id)
+    where state = 'queued';
+-- Serves the timer of jobs that are not due yet.
+create index jobs_scheduled on jobs (run_at_us) where state = 'scheduled';
+-- Serves the search for leases that ended.
+create index jobs_leased on jobs (lease_expires_at_us) where state in ('running', 'cancelling');
+-- Serves idempotent submits, and holds their promise: one job a key.
+create unique index jobs_key on jobs (tenant, idempotency_key) where idempotency_key is not null;
+
+-- Input, result and checkpoint, beside the narrow row, so that claiming and finishing dirty few pages.
+create table payloads (
+    job_id blob not null,
+    role text not null check (role in ('input', 'result', 'checkpoint')),
+    kind text not null check (kind in ('json', 'text', 'data')),
+    media_type text,
+    body blob not null,
+    primary key (job_id, role)
+) strict, without rowid;
+
+-- The log: a row is a segment, the events that one job got in one commit, encoded as they are sent
+-- (pacenote.v1.EventBatch). The key is the position of its first event, which orders the events of all
+-- jobs and is never given twice.
+create table segments (
+    first_position integer primary key,
+    job_id blob not null,
+    first_sequence integer not null,
+    last_sequence integer not null check (last_sequence >= first_sequence),
+    -- One byte an event: its kind.
+    tags blob not null check (length(tags) = last_sequence - first_sequence + 1),
+    body blob not null
+) strict;
+
+-- Serves reading a job's log in order, and holds that no sequence begins two segments.
+create unique index segments_of_job on segments (job_id, first_sequence);
+
+-- How many jobs there are, by lane and state: exact at every commit, so that nothing is ever counted.
+create table depths (
+    tenant text not null,
+    queue text not null,
+    job_type text not null,
+    state text not null,
+    jobs integer not null,
+    primary key (tenant, queue, job_type, state)
+) strict, without rowid;
+
+-- One value a name: the id of the store, the key of its tokens, the position of the next event.
+create table meta (
+    name text primary key,
+    value any not null
+) strict, without rowid;
+
+insert into meta (name, value) values
+    ('store_id', randomblob(16)),
+    ('secret', randomblob(32)),
+    ('next_position', 1);

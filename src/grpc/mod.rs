@@ -1,0 +1,286 @@
+//! The gRPC surface: `pacenote.v1.JobService`, health and reflection. Translates, and nothing else:
+//! what is asked for is checked and done behind the queue's door.
+
+mod requests;
+mod status;
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::stream::{self, Stream};
+use tonic::codec::CompressionEncoding;
+use tonic::service::Routes;
+use tonic::{Request, Response, Status};
+use tonic_health::pb::health_server::{Health, HealthServer};
+
+pub use status::DOMAIN;
+
+use crate::error::{Error, Violations};
+use crate::grpc::requests::check_request;
+use crate::grpc::status::status;
+use crate::job::limits::CODEC_BYTES_MAX;
+use crate::job::{Job, JobSnapshot, Payloads};
+use crate::pb;
+use crate::pb::job_service_server::{JobService, JobServiceServer};
+use crate::queue::{JobQueue, Watch, WatchContent, WatchMessage};
+use crate::store::View;
+use crate::wire;
+
+/// Name of the job service, as health checks ask for it.
+pub const JOB_SERVICE: &str = "pacenote.v1.JobService";
+
+/// Everything that is served over gRPC.
+pub fn routes<H: Health>(queue: JobQueue, health: HealthServer<H>) -> anyhow::Result<Routes> {
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let jobs = JobServiceServer::new(Jobs { queue })
+        .max_decoding_message_size(CODEC_BYTES_MAX)
+        .accept_compressed(CompressionEncoding::Gzip);
+    // Who has gzip as a channel's default sends it to these as well.
+    let routes = Routes::new(jobs)
+        .add_service(health.accept_compressed(CompressionEncoding::Gzip))
+        .add_service(
+            reflection()
+                .build_v1()?
+                .accept_compressed(CompressionEncoding::Gzip),
+        )
+        .add_service(
+            reflection()
+                .build_v1alpha()?
+                .accept_compressed(CompressionEncoding::Gzip),
+        );
+    Ok(routes)
+}
+
+/// `pacenote.v1.JobService`.
+struct Jobs {
+    queue: JobQueue,
+}
+
+type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl JobService for Jobs {
+    async fn submit(
+        &self,
+        request: Request<pb::SubmitRequest>,
+    ) -> Result<Response<pb::SubmitResponse>, Status> {
+        let request = request.into_inner();
+        check_request(&request).map_err(status)?;
+        let submitted = self.queue.submit(requests::submission(request)).await;
+        let (job, deduplicated) = submitted.map_err(status)?;
+        Ok(Response::new(pb::SubmitResponse {
+            job: Some(basic(job)),
+            deduplicated,
+        }))
+    }
+
+    type RunStream = Messages<pb::RunResponse>;
+
+    async fn run(
+        &self,
+        request: Request<pb::RunRequest>,
+    ) -> Result<Response<Self::RunStream>, Status> {
+        let request = request.into_inner();
+        check_request(&request).map_err(status)?;
+        let mut violations = Violations::default();
+        let options = requests::watch_options(
+            None,
+            &request.event_types,
+            request.min_progress_interval,
+            request.heartbeat_interval,
+            &mut violations,
+        );
+        if request.submit.is_none() {
+            violations.add("submit", "is required");
+        }
+        violations.into_result().map_err(status)?;
+        let submission = requests::submission(request.submit.unwrap_or_default());
+        let run = self.queue.run(submission, options).await;
+        let (watch, deduplicated) = run.map_err(status)?;
+        let mut first = true;
+        let messages = messages(watch, move |update| {
+            let response = pb::RunResponse {
+                deduplicated: deduplicated && first,
+                update: Some(update),
+            };
+            first = false;
+            response
+        });
+        Ok(Response::new(messages))
+    }
+
+    async fn get(
+        &self,
+        request: Request<pb::GetRequest>,
+    ) -> Result<Response<pb::GetResponse>, Status> {
+        let request = request.into_inner();
+        let mut violations = Violations::default();
+        let key = requests::job_key(&request.job_id, &mut violations);
+        let view = requests::view(request.view, View::Full, &mut violations);
+        let key = checked(key, violations)?;
+        let snapshot = self.queue.get(&key, view).await.map_err(status)?;
+        Ok(Response::new(pb::GetResponse {
+            job: Some(wire::to_job(snapshot)),
+        }))
+    }
+
+    async fn list(
+        &self,
+        request: Request<pb::ListRequest>,
+    ) -> Result<Response<pb::ListResponse>, Status> {
+        let request = request.into_inner();
+        check_request(&request).map_err(status)?;
+        let mut violations = Violations::default();
+        let query = requests::list_query(&request, &mut violations);
+        let view = requests::view(request.view, View::Basic, &mut violations);
+        violations.into_result().map_err(status)?;
+        let page = self
+            .queue
+            .list(query, request.page_size, &request.page_token, view)
+            .await
+            .map_err(status)?;
+        Ok(Response::new(pb::ListResponse {
+            jobs: page.jobs.into_iter().map(wire::to_job).collect(),
+            next_page_token: page.next_token.unwrap_or_default(),
+        }))
+    }
+
+    async fn wait(
+        &self,
+        request: Request<pb::WaitRequest>,
+    ) -> Result<Response<pb::WaitResponse>, Status> {
+        let request = request.into_inner();
+        let mut violations = Violations::default();
+        let key = requests::job_key(&request.job_id, &mut violations);
+        let timeout = requests::wait_timeout(request.timeout, &mut violations);
+        let view = requests::view(request.view, View::Full, &mut violations);
+        let key = checked(key, violations)?;
+        let waited = self.queue.wait(&key, timeout, request.after_sequence, view);
+        let waited = waited.await.map_err(status)?;
+        Ok(Response::new(pb::WaitResponse {
+            job: Some(wire::to_job(waited.snapshot)),
+            timed_out: waited.timed_out,
+        }))
+    }
+
+    async fn cancel(
+        &self,
+        request: Request<pb::CancelRequest>,
+    ) -> Result<Response<pb::CancelResponse>, Status> {
+        let request = request.into_inner();
+        check_request(&request).map_err(status)?;
+        let mut violations = Violations::default();
+        let key = requests::job_key(&request.job_id, &mut violations);
+        let key = checked(key, violations)?;
+        let job = self.queue.cancel(&key, request.reason).await;
+        let job = job.map_err(status)?;
+        tracing::info!(job = %job.key.id, state = job.state.as_str(), "cancel asked");
+        Ok(Response::new(pb::CancelResponse {
+            job: Some(basic(job)),
+        }))
+    }
+
+    type WatchJobStream = Messages<pb::WatchJobResponse>;
+
+    async fn watch_job(
+        &self,
+        request: Request<pb::WatchJobRequest>,
+    ) -> Result<Response<Self::WatchJobStream>, Status> {
+        let request = request.into_inner();
+        let mut violations = Violations::default();
+        let key = requests::job_key(&request.job_id, &mut violations);
+        let options = requests::watch_options(
+            request.after_sequence,
+            &request.event_types,
+            request.min_progress_interval,
+            request.heartbeat_interval,
+            &mut violations,
+        );
+        let key = checked(key, violations)?;
+        let watch = self.queue.watch(&key, options).await.map_err(status)?;
+        Ok(Response::new(messages(watch, |update| update)))
+    }
+
+    async fn list_events(
+        &self,
+        request: Request<pb::ListEventsRequest>,
+    ) -> Result<Response<pb::ListEventsResponse>, Status> {
+        let request = request.into_inner();
+        let mut violations = Violations::default();
+        let key = requests::job_key(&request.job_id, &mut violations);
+        let query = requests::event_query(&request, &mut violations);
+        let key = checked(key, violations)?;
+        let page = self.queue.events(&key, &query).await.map_err(status)?;
+        let events = page.events.into_iter().map(|event| event.bytes).collect();
+        let events = pb::EventBatch { events }.decoded();
+        Ok(Response::new(pb::ListEventsResponse {
+            events: events.map_err(|error| status(Error::internal(&error)))?,
+            through_sequence: page.through,
+            job_finished: page.finished,
+            gap: page.gap.map(|gap| to_gap(request.job_id, gap)),
+        }))
+    }
+}
+
+/// What was checked, or everything that is wrong with the request.
+fn checked<T>(value: Option<T>, violations: Violations) -> Result<T, Status> {
+    violations.into_result().map_err(status)?;
+    value.ok_or_else(|| status(Error::internal(&"a request without violations lacks a part")))
+}
+
+fn basic(job: Arc<Job>) -> pb::Job {
+    wire::to_job(JobSnapshot {
+        job,
+        payloads: Payloads::default(),
+    })
+}
+
+/// The messages of a watch, pulled one by one: while the connection has no room, nothing is read.
+fn messages<T: Send + 'static>(
+    watch: Watch,
+    wrap: impl FnMut(pb::WatchJobResponse) -> T + Send + 'static,
+) -> Messages<T> {
+    let messages = stream::unfold(Some((watch, wrap)), |open| async {
+        let (mut watch, mut wrap) = open?;
+        match watch.next().await {
+            Ok(Some(message)) => {
+                let message = wrap(to_message(watch.job_id(), message));
+                Some((Ok(message), Some((watch, wrap))))
+            }
+            Ok(None) => None,
+            Err(error) => Some((Err(status(error)), None)),
+        }
+    });
+    Box::pin(messages)
+}
+
+fn to_message(job_id: String, message: WatchMessage) -> pb::WatchJobResponse {
+    use pb::watch_job_response::Content;
+    let content = match message.content {
+        WatchContent::Snapshot(snapshot) => Content::Snapshot(wire::to_job(snapshot)),
+        WatchContent::Events(events) => Content::Events(pb::EventBatch {
+            events: events.into_iter().map(|event| event.bytes).collect(),
+        }),
+        WatchContent::Gap(first, last) => Content::Gap(to_gap(job_id, (first, last))),
+        WatchContent::Heartbeat(now) => Content::Heartbeat(pb::Heartbeat {
+            server_time: Some(wire::to_timestamp(now)),
+        }),
+    };
+    pb::WatchJobResponse {
+        through_sequence: message.through_sequence,
+        content: Some(content),
+    }
+}
+
+fn to_gap(job_id: String, (first, last): (i64, i64)) -> pb::EventGap {
+    pb::EventGap {
+        cause: pb::event_gap::Cause::Retention as i32,
+        job_id,
+        first_missing_sequence: first,
+        last_missing_sequence: last,
+    }
+}

@@ -1,0 +1,205 @@
+//! Requests as they come in, turned into what the queue is asked for. Everything that is wrong with a
+//! request is collected and told at once.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use prost::Message;
+
+use crate::error::{Error, Violations};
+use crate::job::JobState;
+use crate::job::event::EventTag;
+use crate::job::limits::{
+    DURATION_MAX, HEARTBEAT_DEFAULT, HEARTBEAT_MAX, HEARTBEAT_MIN, IDEMPOTENCY_KEY_BYTES_MAX,
+    LIST_MAX, POLL_DEFAULT, POLL_MAX, REQUEST_BYTES_MAX, STRING_BYTES_MAX,
+};
+use crate::job::name::{JobId, JobKey, Name};
+use crate::pb;
+use crate::queue::{EventQuery, Submission, WatchOptions, default_tenant};
+use crate::store::{ListQuery, View};
+use crate::wire;
+
+/// Refuses a request that is larger than any may be.
+pub(super) fn check_request(request: &impl Message) -> Result<(), Error> {
+    let bytes = request.encoded_len();
+    if bytes > REQUEST_BYTES_MAX {
+        let problem = format!("is {bytes} bytes; at most {REQUEST_BYTES_MAX} are accepted");
+        return Err(Error::invalid("request", problem));
+    }
+    Ok(())
+}
+
+/// The submission of a request. Its fields are checked by the queue.
+pub(super) fn submission(request: pb::SubmitRequest) -> Submission {
+    Submission {
+        tenant: default_tenant(),
+        job_type: request.r#type,
+        input: request.input.map_or(Ok(None), wire::from_payload),
+        queue: request.queue,
+        idempotency_key: request.idempotency_key,
+        priority: request.priority,
+        labels: request.labels.into_iter().collect(),
+    }
+}
+
+/// The key of a job.
+pub(super) fn job_key(job_id: &str, violations: &mut Violations) -> Option<JobKey> {
+    let id = violations.check("job_id", JobId::parse(job_id))?;
+    Some(JobKey {
+        tenant: default_tenant(),
+        id,
+    })
+}
+
+/// How much of a job to answer.
+pub(super) fn view(view: i32, default: View, violations: &mut Violations) -> View {
+    match pb::JobView::try_from(view) {
+        Ok(pb::JobView::Unspecified) => default,
+        Ok(pb::JobView::Basic) => View::Basic,
+        Ok(pb::JobView::Full) => View::Full,
+        Err(_) => {
+            violations.add("view", format!("is {view}, which is no JobView"));
+            default
+        }
+    }
+}
+
+/// How long a Wait may take.
+pub(super) fn wait_timeout(
+    timeout: Option<prost_types::Duration>,
+    violations: &mut Violations,
+) -> Duration {
+    duration("timeout", timeout, Duration::ZERO..=POLL_MAX, POLL_DEFAULT, violations)
+}
+
+/// How a job is watched.
+pub(super) fn watch_options(
+    after_sequence: Option<i64>,
+    event_types: &[i32],
+    min_progress_interval: Option<prost_types::Duration>,
+    heartbeat_interval: Option<prost_types::Duration>,
+    violations: &mut Violations,
+) -> WatchOptions {
+    WatchOptions {
+        after_sequence,
+        tags: tags(event_types, violations),
+        min_progress_interval: duration(
+            "min_progress_interval",
+            min_progress_interval,
+            Duration::ZERO..=DURATION_MAX,
+            Duration::ZERO,
+            violations,
+        ),
+        heartbeat_interval: duration(
+            "heartbeat_interval",
+            heartbeat_interval,
+            HEARTBEAT_MIN..=HEARTBEAT_MAX,
+            HEARTBEAT_DEFAULT,
+            violations,
+        ),
+    }
+}
+
+/// Which events of a job.
+pub(super) fn event_query(
+    request: &pb::ListEventsRequest,
+    violations: &mut Violations,
+) -> EventQuery {
+    EventQuery {
+        after: request.after_sequence,
+        page_size: request.page_size,
+        tags: tags(&request.event_types, violations),
+    }
+}
+
+/// Which jobs.
+pub(super) fn list_query(request: &pb::ListRequest, violations: &mut Violations) -> ListQuery {
+    check_list("states", request.states.len(), violations);
+    if request.page_token.len() > STRING_BYTES_MAX {
+        let len = request.page_token.len();
+        let problem = format!("is {len} bytes; at most {STRING_BYTES_MAX} are accepted");
+        violations.add("page_token", problem);
+    }
+    let key = &request.idempotency_key;
+    if key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
+        let len = key.len();
+        let problem = format!("is {len} bytes; at most {IDEMPOTENCY_KEY_BYTES_MAX} are accepted");
+        violations.add("idempotency_key", problem);
+    }
+    let mut states = Vec::new();
+    for (index, state) in request.states.iter().enumerate().take(LIST_MAX) {
+        match wire::from_state(*state) {
+            Some(state) => states.push(state),
+            None => violations.add(
+                format!("states[{index}]"),
+                format!("is {state}, which is no state of a job"),
+            ),
+        }
+    }
+    states.sort();
+    states.dedup();
+    // All of them is no filter at all.
+    if states.len() == JobState::ALL.len() {
+        states.clear();
+    }
+    let mut time = |field: &str, at: Option<prost_types::Timestamp>| {
+        at.and_then(|at| violations.check(field, wire::from_timestamp(at)))
+    };
+    let created_after = time("created_after", request.created_after);
+    let created_before = time("created_before", request.created_before);
+    ListQuery {
+        tenant: default_tenant(),
+        states,
+        types: names("types", &request.types, violations),
+        queues: names("queues", &request.queues, violations),
+        idempotency_key: (!key.is_empty()).then(|| key.clone()),
+        created_after,
+        created_before,
+        before_id: None,
+        limit: 0,
+    }
+}
+
+fn names(field: &str, names: &[String], violations: &mut Violations) -> Vec<Name> {
+    check_list(field, names.len(), violations);
+    let numbered = names.iter().enumerate().take(LIST_MAX);
+    numbered
+        .filter_map(|(index, name)| violations.check(&format!("{field}[{index}]"), Name::new(name)))
+        .collect()
+}
+
+fn tags(event_types: &[i32], violations: &mut Violations) -> Vec<EventTag> {
+    check_list("event_types", event_types.len(), violations);
+    let mut tags = Vec::new();
+    for (index, event_type) in event_types.iter().enumerate().take(LIST_MAX) {
+        match wire::from_event_type(*event_type) {
+            Some(tag) => tags.push(tag),
+            None => violations.add(
+                format!("event_types[{index}]"),
+                format!("is {event_type}, which is no type of event"),
+            ),
+        }
+    }
+    tags
+}
+
+fn check_list(field: &str, len: usize, violations: &mut Violations) {
+    if len > LIST_MAX {
+        let problem = format!("has {len} entries; at most {LIST_MAX} are accepted");
+        violations.add(field, problem);
+    }
+}
+
+fn duration(
+    field: &str,
+    given: Option<prost_types::Duration>,
+    range: RangeInclusive<Duration>,
+    default: Duration,
+    violations: &mut Violations,
+) -> Duration {
+    given.map_or(default, |given| {
+        violations
+            .check(field, wire::from_duration(given, range))
+            .unwrap_or(default)
+    })
+}

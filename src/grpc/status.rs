@@ -1,0 +1,96 @@
+//! Our errors as gRPC statuses: a canonical code, and the details that clients act on. The one place
+//! that makes a `Status`.
+
+use std::collections::HashMap;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+use crate::error::{Error, Limit, Precondition, Unavailable};
+
+/// Stands in every `ErrorInfo`.
+pub const DOMAIN: &str = "pacenote.dev";
+
+/// The status of an error. The table in docs/errors.md says the same in words.
+pub(super) fn status(error: Error) -> Status {
+    let message = error.to_string();
+    let mut details = ErrorDetails::new();
+    let mut metadata = HashMap::new();
+    let (code, reason) = match error {
+        Error::Invalid { violations } => {
+            let reason = violations.first().map_or("INVALID_FIELD", |first| first.reason);
+            let same = violations.iter().all(|violation| violation.reason == reason);
+            let violations: Vec<FieldViolation> = violations
+                .into_iter()
+                .map(|violation| FieldViolation {
+                    field: violation.field,
+                    description: violation.description,
+                    reason: violation.reason.to_owned(),
+                    localized_message: None,
+                })
+                .collect();
+            details.set_bad_request(violations);
+            (Code::InvalidArgument, if same { reason } else { "INVALID_FIELD" })
+        }
+        Error::NotFound { id } => {
+            metadata.insert("job_id".to_owned(), id.to_string());
+            (Code::NotFound, "JOB_NOT_FOUND")
+        }
+        Error::Purged { id } => {
+            metadata.insert("job_id".to_owned(), id.to_string());
+            (Code::NotFound, "JOB_PURGED")
+        }
+        Error::KeyReused { id } => {
+            metadata.insert("job_id".to_owned(), id.to_string());
+            (Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED")
+        }
+        Error::Precondition(precondition) => {
+            if let Precondition::SequenceAhead { last_sequence, .. } = precondition {
+                metadata.insert("last_sequence".to_owned(), last_sequence.to_string());
+            }
+            (Code::FailedPrecondition, precondition_reason(&precondition))
+        }
+        Error::Exhausted { limit, retry_after } => {
+            details.set_retry_info(Some(retry_after));
+            if let Limit::Watchers { .. } = limit {
+                details.add_quota_failure_violation("tenant", limit.to_string());
+            }
+            (Code::ResourceExhausted, limit_reason(&limit))
+        }
+        Error::Unavailable {
+            reason,
+            retry_after,
+        } => {
+            details.set_retry_info(Some(retry_after));
+            (Code::Unavailable, unavailable_reason(&reason))
+        }
+        Error::Internal { incident } => {
+            metadata.insert("incident".to_owned(), incident.to_string());
+            (Code::Internal, "INTERNAL")
+        }
+    };
+    details.set_error_info(reason, DOMAIN, metadata);
+    Status::with_error_details(code, message, details)
+}
+
+fn precondition_reason(precondition: &Precondition) -> &'static str {
+    match precondition {
+        Precondition::StaleLease => "STALE_LEASE",
+        Precondition::NotCancelling => "NOT_CANCELLING",
+        Precondition::SequenceAhead { .. } => "SEQUENCE_AHEAD",
+    }
+}
+
+fn limit_reason(limit: &Limit) -> &'static str {
+    match limit {
+        Limit::DiskFull => "DISK_FULL",
+        Limit::Watchers { .. } => "WATCHER_LIMIT",
+    }
+}
+
+fn unavailable_reason(reason: &Unavailable) -> &'static str {
+    match reason {
+        Unavailable::Draining => "SERVER_DRAINING",
+        Unavailable::OutcomeUnknown => "OUTCOME_UNKNOWN",
+    }
+}

@@ -1,0 +1,489 @@
+//! The one door: every change of a job, and every look at one, comes through a [`JobQueue`].
+//!
+//! gRPC, the pool, and whatever else wants something of a job, call it; it checks what comes in, hands
+//! changes to the writer, and answers once they are on disk. It promises that nobody sees an event
+//! before it is stored. It knows neither the wire nor SQL.
+
+mod attempts;
+mod page;
+mod places;
+mod progress;
+mod read;
+mod submission;
+mod watch;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use attempts::{StopCause, StopSignal};
+pub use places::Places;
+pub use read::{EventPage, EventQuery, JobPage, Waited};
+pub use submission::{InputCheck, KnownType, Submission, default_tenant};
+pub use watch::{Watch, WatchContent, WatchMessage, WatchOptions};
+pub use writer::Handed;
+
+use crate::error::{Error, Precondition};
+use crate::events::Hub;
+use crate::job::limits::{LEASE, STRING_BYTES_MAX};
+use crate::job::name::{JobId, JobKey, Name};
+use crate::job::time::{Clock, Timestamp};
+use crate::job::{Change, Job, Outcome, Refusal, Report};
+use crate::queue::attempts::Attempts;
+use crate::queue::places::Waiting;
+use crate::queue::writer::{Answer, Pool, Request, Writer};
+use crate::store::{Entry, JobStore, Purge, Purged, Reply, StoreError};
+
+/// Requests that may wait for the writer. Chosen: a few groups; who comes later waits at the door.
+const REQUESTS_WAITING_MAX: usize = 2048;
+/// Payload bytes that may wait for the writer, so that waiting requests cannot fill the memory.
+const BYTES_WAITING_MAX: usize = 64 * 1024 * 1024;
+/// Jobs that are made due, or whose leases are swept, in one go.
+const SWEEP_MAX: usize = 256;
+
+/// What a queue is told when it opens.
+pub struct QueueSettings {
+    /// The job types that are served.
+    pub types: BTreeMap<Name, KnownType>,
+    /// Output and log lines kept of one job. Bytes.
+    pub log_bytes_max: u64,
+    /// Open watches of one tenant.
+    pub watchers_max: usize,
+}
+
+/// The one door to jobs. Cheap to clone.
+#[derive(Clone)]
+pub struct JobQueue {
+    shared: Arc<Shared>,
+    requests: mpsc::Sender<Request>,
+}
+
+/// What the queue and its writer share.
+pub(crate) struct Shared {
+    store: Arc<dyn JobStore>,
+    clock: Arc<dyn Clock>,
+    hub: Hub,
+    settings: QueueSettings,
+    attempts: Attempts,
+    pool: OnceLock<Arc<Pool>>,
+    /// Somebody waits for a time that may come sooner than known.
+    due_changed: Notify,
+    draining: CancellationToken,
+    failed: CancellationToken,
+    failure: OnceLock<StoreError>,
+    bytes: Arc<Semaphore>,
+    writer: TaskTracker,
+}
+
+impl Shared {
+    fn pool(&self) -> Option<Arc<Pool>> {
+        self.pool.get().cloned()
+    }
+
+    fn fail(&self, error: &StoreError) {
+        // Failed before: the first cause stands.
+        let _ = self.failure.set(error.clone());
+        self.failed.cancel();
+    }
+}
+
+/// The right to tell of, and to end, one attempt.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Lease {
+    /// Whose job, and which one.
+    pub key: JobKey,
+    /// Which attempt: the fence.
+    pub attempt: u32,
+}
+
+impl JobQueue {
+    /// Opens the door to a store: reads what waits in it and starts the writer. Attempts that were
+    /// alive when the store was last used are lost: the process that held them is dead.
+    ///
+    /// # Errors
+    /// Where the store cannot be read or written.
+    pub async fn open(
+        store: Arc<dyn JobStore>,
+        clock: Arc<dyn Clock>,
+        settings: QueueSettings,
+    ) -> Result<Self, Error> {
+        let mut waiting = Waiting::default();
+        waiting.moved(&store.depths().await?);
+        let shared = Arc::new(Shared {
+            store,
+            clock,
+            hub: Hub::new(),
+            settings,
+            attempts: Attempts::default(),
+            pool: OnceLock::new(),
+            due_changed: Notify::new(),
+            draining: CancellationToken::new(),
+            failed: CancellationToken::new(),
+            failure: OnceLock::new(),
+            bytes: Arc::new(Semaphore::new(BYTES_WAITING_MAX)),
+            writer: TaskTracker::new(),
+        });
+        let (requests, receiver) = mpsc::channel(REQUESTS_WAITING_MAX);
+        let writer = Writer::new(Arc::clone(&shared), receiver, waiting);
+        shared.writer.spawn(writer.run());
+        shared.writer.close();
+        let queue = Self { shared, requests };
+        while queue.sweep_leases(Timestamp::from_micros(i64::MAX)).await? > 0 {}
+        Ok(queue)
+    }
+
+    /// Stores a job, and answers once it is on disk: the job, and whether an earlier request with its
+    /// key had made it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], [`Error::KeyReused`], [`Error::Exhausted`], [`Error::Unavailable`].
+    ///
+    /// # Cancel safety
+    /// Once it has begun, the job may be stored although nobody hears of it.
+    pub async fn submit(&self, submission: Submission) -> Result<(Arc<Job>, bool), Error> {
+        self.submit_as(self.new_id(), submission, "").await
+    }
+
+    fn new_id(&self) -> JobId {
+        JobId::new(self.shared.clock.new_id())
+    }
+
+    async fn submit_as(
+        &self,
+        id: JobId,
+        submission: Submission,
+        prefix: &str,
+    ) -> Result<(Arc<Job>, bool), Error> {
+        if self.shared.draining.is_cancelled() {
+            return Err(Error::draining());
+        }
+        let settings = &self.shared.settings;
+        let new = submission.check(prefix, id, &settings.types, settings.log_bytes_max)?;
+        let bytes = new.input.as_ref().map_or(0, |input| input.as_bytes().len());
+        let entry = Entry::Submit {
+            new: Box::new(new),
+            hand_over: false,
+        };
+        match self.change_one(entry, bytes).await? {
+            Answer::Stored(Reply::Done { job, deduplicated }) => Ok((job, deduplicated)),
+            Answer::Stored(Reply::KeyReused(id)) => Err(Error::KeyReused { id }),
+            other => Err(Error::internal(&format!("a submit was answered {other:?}"))),
+        }
+    }
+
+    /// Asks a job to stop, and answers with the job as it is then. A finished job, or one that was
+    /// asked before, is answered unchanged.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], [`Error::NotFound`], [`Error::Exhausted`], [`Error::Unavailable`].
+    ///
+    /// # Cancel safety
+    /// Once it has begun, it happens although nobody hears of it.
+    pub async fn cancel(&self, key: &JobKey, reason: String) -> Result<Arc<Job>, Error> {
+        if reason.len() > STRING_BYTES_MAX {
+            let len = reason.len();
+            let problem = format!("is {len} bytes; at most {STRING_BYTES_MAX} are accepted");
+            return Err(Error::invalid("reason", problem));
+        }
+        let change = Change::Cancel {
+            reason,
+            requested_by: key.tenant.to_string(),
+        };
+        self.change_job(key, change, 0).await
+    }
+
+    /// Stores what an attempt tells, which renews its lease. An empty report is a heartbeat. Progress
+    /// may be answered before it is stored, because newer progress may still replace it.
+    ///
+    /// # Errors
+    /// [`Precondition::StaleLease`], [`Error::NotFound`], [`Error::Exhausted`], [`Error::Unavailable`].
+    ///
+    /// # Cancel safety
+    /// Once it has begun, it happens although nobody hears of it.
+    pub async fn report(&self, lease: &Lease, reports: Vec<Report>) -> Result<(), Error> {
+        let bytes = reports.iter().map(report_bytes).sum();
+        let entry = Entry::Change {
+            key: lease.key.clone(),
+            change: self.report_change(lease, reports),
+        };
+        let answer = self.change_one(entry, bytes).await?;
+        self.job_of(&lease.key, answer).map(|_| ())
+    }
+
+    /// Ends an attempt, after what it still had to tell, in one transaction. Answers the job after it.
+    ///
+    /// # Errors
+    /// [`Precondition::StaleLease`], [`Precondition::NotCancelling`], [`Error::NotFound`],
+    /// [`Error::Exhausted`], [`Error::Unavailable`].
+    ///
+    /// # Cancel safety
+    /// Once it has begun, it happens although nobody hears of it.
+    pub async fn finish(
+        &self,
+        lease: &Lease,
+        reports: Vec<Report>,
+        outcome: Outcome,
+    ) -> Result<Arc<Job>, Error> {
+        let mut bytes = reports.iter().map(report_bytes).sum();
+        if let Outcome::Succeeded(Some(result)) = &outcome {
+            bytes += result.as_bytes().len();
+        }
+        let mut entries = Vec::with_capacity(2);
+        if !reports.is_empty() {
+            entries.push(Entry::Change {
+                key: lease.key.clone(),
+                change: self.report_change(lease, reports),
+            });
+        }
+        entries.push(Entry::Change {
+            key: lease.key.clone(),
+            change: Change::Finish {
+                attempt: lease.attempt,
+                outcome,
+                chance: self.shared.clock.chance(),
+            },
+        });
+        let mut answers = self.change(entries, bytes).await?;
+        let answer = answers.pop().ok_or_else(Error::outcome_unknown)?;
+        self.job_of(&lease.key, answer)?
+            .ok_or_else(|| Error::internal(&"the end of an attempt was held back"))
+    }
+
+    /// Makes the pool of this process known: its places are filled from here on, and what is claimed
+    /// comes out of the receiver. Once only.
+    ///
+    /// # Panics
+    /// Where a pool is known already.
+    pub async fn attach_pool(
+        &self,
+        worker_id: String,
+        places: Places,
+        room: usize,
+    ) -> mpsc::Receiver<Handed> {
+        let (claimed, receiver) = mpsc::channel(room.max(1));
+        let pool = Pool {
+            worker_id,
+            places,
+            claimed,
+        };
+        let first = self.shared.pool.set(Arc::new(pool)).is_ok();
+        assert!(first, "a queue has one pool");
+        self.wake().await;
+        receiver
+    }
+
+    /// Looks again for work to hand out: a place has become free.
+    pub async fn wake(&self) {
+        // The writer is gone: there is nothing to hand out any more.
+        let _ = self.requests.send(Request::Wake).await;
+    }
+
+    /// Waits until everything that the writer was asked for so far is done, claims handed out included.
+    pub async fn settle(&self) {
+        // The writer is gone: nothing is under way any more.
+        let _ = self.change(Vec::new(), 0).await;
+    }
+
+    /// Makes scheduled jobs due whose time has come. Answers when the next one is.
+    ///
+    /// # Errors
+    /// Where the store cannot be read or written.
+    pub async fn make_due(&self) -> Result<Option<Timestamp>, Error> {
+        loop {
+            let now = self.shared.clock.now();
+            let due = self.shared.store.due(now, SWEEP_MAX).await?;
+            if due.keys.is_empty() {
+                return Ok(due.next);
+            }
+            let become_due = |key| Entry::Change {
+                key,
+                change: Change::BecomeDue,
+            };
+            // A job that was cancelled in between refuses: fine.
+            let entries = due.keys.into_iter().map(become_due).collect();
+            self.change(entries, 0).await?;
+        }
+    }
+
+    /// Waits until [`JobQueue::make_due`] may have something to do sooner than it said.
+    pub async fn due_changed(&self) {
+        self.shared.due_changed.notified().await;
+    }
+
+    /// Ends attempts whose lease ended before `before`, by the steady clock. Answers how many.
+    ///
+    /// # Errors
+    /// Where the store cannot be read or written.
+    pub async fn sweep_leases(&self, before: Timestamp) -> Result<usize, Error> {
+        let ended = self.shared.store.leases_ended(before, SWEEP_MAX).await?;
+        let entries: Vec<Entry> = ended
+            .into_iter()
+            .map(|(key, attempt)| Entry::Change {
+                key,
+                change: Change::Lose { attempt },
+            })
+            .collect();
+        let swept = entries.len();
+        if swept > 0 {
+            // An attempt that ended in between refuses: fine.
+            self.change(entries, 0).await?;
+        }
+        Ok(swept)
+    }
+
+    /// Removes finished jobs, or the front of their logs, and says so to whoever watches them.
+    ///
+    /// # Errors
+    /// [`Error::Exhausted`], [`Error::Unavailable`].
+    ///
+    /// # Cancel safety
+    /// Once it has begun, it happens although nobody hears of it.
+    pub async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::Purge { purge, reply }).await?;
+        answer.await.map_err(|_| Error::outcome_unknown())?
+    }
+
+    /// Housekeeping for a quiet moment.
+    ///
+    /// # Errors
+    /// Where the store cannot be read or written.
+    pub async fn tidy(&self) -> Result<u64, Error> {
+        Ok(self.shared.store.tidy().await?)
+    }
+
+    /// Begins the end: no new jobs, no new claims, and watches are told to come back.
+    pub fn drain(&self) {
+        self.shared.draining.cancel();
+        if let Some(pool) = self.shared.pool.get() {
+            pool.places.close();
+        }
+    }
+
+    /// Waits until a drain has begun.
+    pub async fn drained(&self) {
+        self.shared.draining.cancelled().await;
+    }
+
+    /// Waits until the store has failed, and says why.
+    pub async fn failed(&self) -> StoreError {
+        self.shared.failed.cancelled().await;
+        let cause = self.shared.failure.get().cloned();
+        cause.unwrap_or_else(|| StoreError::Failed("the store has failed".to_owned()))
+    }
+
+    /// Whether the store has failed.
+    pub fn has_failed(&self) -> bool {
+        self.shared.failed.is_cancelled()
+    }
+
+    /// The steady clock's time.
+    pub fn steady_now(&self) -> Timestamp {
+        self.shared.clock.steady()
+    }
+
+    /// How long it is until a point in time, by the wall clock.
+    pub fn until(&self, at: Timestamp) -> Duration {
+        at.since(self.shared.clock.now())
+    }
+
+    /// Watches that are open now.
+    pub fn open_watches(&self) -> usize {
+        self.shared.hub.listeners()
+    }
+
+    /// Waits for what is being written, and closes the store. Whoever asks for anything afterwards is
+    /// told that it is unavailable.
+    pub async fn close(&self) {
+        // The writer is gone already: fine.
+        let _ = self.requests.send(Request::Stop).await;
+        self.shared.writer.wait().await;
+        self.shared.store.close().await;
+    }
+
+    fn report_change(&self, lease: &Lease, reports: Vec<Report>) -> Change {
+        Change::Report {
+            attempt: lease.attempt,
+            reports,
+            lease_until: self.shared.clock.steady().after(LEASE),
+        }
+    }
+
+    async fn change_job(
+        &self,
+        key: &JobKey,
+        change: Change,
+        bytes: usize,
+    ) -> Result<Arc<Job>, Error> {
+        let entry = Entry::Change {
+            key: key.clone(),
+            change,
+        };
+        let answer = self.change_one(entry, bytes).await?;
+        self.job_of(key, answer)?
+            .ok_or_else(|| Error::internal(&"a change was held back that must not be"))
+    }
+
+    /// The job in an answer; `None` where it was held back.
+    fn job_of(&self, key: &JobKey, answer: Answer) -> Result<Option<Arc<Job>>, Error> {
+        match answer {
+            Answer::Held => Ok(None),
+            Answer::Stored(Reply::Done { job, .. }) => Ok(Some(job)),
+            Answer::Stored(Reply::Missing) => Err(Error::NotFound { id: key.id }),
+            Answer::Stored(Reply::KeyReused(id)) => Err(Error::KeyReused { id }),
+            Answer::Stored(Reply::Refused(refusal)) => Err(match refusal {
+                Refusal::StaleLease => Error::Precondition(Precondition::StaleLease),
+                Refusal::NotCancelling => Error::Precondition(Precondition::NotCancelling),
+                Refusal::NotQueued | Refusal::NotDue => {
+                    Error::internal(&format!("job {}: {refusal:?}", key.id))
+                }
+            }),
+        }
+    }
+
+    async fn change_one(&self, entry: Entry, bytes: usize) -> Result<Answer, Error> {
+        let mut answers = self.change(vec![entry], bytes).await?;
+        answers.pop().ok_or_else(Error::outcome_unknown)
+    }
+
+    async fn change(&self, entries: Vec<Entry>, bytes: usize) -> Result<Vec<Answer>, Error> {
+        let share = if bytes == 0 {
+            None
+        } else {
+            let bytes = u32::try_from(bytes.min(BYTES_WAITING_MAX)).unwrap_or(u32::MAX);
+            let share = Arc::clone(&self.shared.bytes).acquire_many_owned(bytes);
+            Some(share.await.map_err(|_| Error::outcome_unknown())?)
+        };
+        let (reply, answers) = oneshot::channel();
+        let request = Request::Entries {
+            entries,
+            bytes,
+            reply,
+            share,
+        };
+        self.send(request).await?;
+        // The writer answers everyone; where it cannot, it has failed in the middle.
+        answers.await.map_err(|_| Error::outcome_unknown())?
+    }
+
+    async fn send(&self, request: Request) -> Result<(), Error> {
+        self.requests
+            .send(request)
+            .await
+            .map_err(|_| Error::outcome_unknown())
+    }
+}
+
+fn report_bytes(report: &Report) -> usize {
+    match report {
+        Report::Progress(_) => 0,
+        Report::Output { chunk, .. } => chunk.as_bytes().len(),
+        Report::Log(line) => line.message.len(),
+        Report::Checkpoint(checkpoint) => checkpoint.as_bytes().len(),
+    }
+}

@@ -1,0 +1,222 @@
+//! Merges progress before it is numbered: at most one stored in a job's interval, the newest standing
+//! for the rest, and what is held back stored before any other event of its job.
+//!
+//! Owned by the writer, which sees every change in order. Pure: the time comes in.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use crate::job::name::JobKey;
+use crate::job::progress::Progress;
+use crate::job::time::Timestamp;
+use crate::job::{Change, Job, Report};
+use crate::store::Entry;
+
+/// The longest an interval grows to. Chosen: a bar that moves once a minute is still alive.
+const INTERVAL_MAX: Duration = Duration::from_secs(60);
+/// What "one a commit" becomes once it has to be doubled.
+const INTERVAL_MIN: Duration = Duration::from_millis(1);
+
+/// Progress that is held back, by job.
+#[derive(Debug, Default)]
+pub(super) struct ProgressGate {
+    jobs: HashMap<JobKey, Held>,
+    due: BTreeSet<(Timestamp, JobKey)>,
+}
+
+#[derive(Debug)]
+struct Held {
+    interval: Duration,
+    /// When its last progress was stored.
+    stored_at: Option<Timestamp>,
+    newest: Option<Pending>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    attempt: u32,
+    lease_until: Timestamp,
+    progress: Progress,
+    due_at: Timestamp,
+}
+
+/// An entry on its way into a group, with the place of whoever waits for its reply.
+pub(super) type Addressed = (Entry, Option<usize>);
+
+impl ProgressGate {
+    /// Passes an entry on, with what has to be stored before it. A report of which nothing is left
+    /// now is held back whole: it does not come out.
+    pub(super) fn admit(
+        &mut self,
+        entry: Entry,
+        slot: Option<usize>,
+        now: Timestamp,
+        out: &mut Vec<Addressed>,
+    ) {
+        match entry {
+            Entry::Change {
+                key,
+                change:
+                    Change::Report {
+                        attempt,
+                        reports,
+                        lease_until,
+                    },
+            } if self.jobs.contains_key(&key) => {
+                let was_heartbeat = reports.is_empty();
+                let mut passed = Vec::with_capacity(reports.len());
+                for report in reports {
+                    match report {
+                        Report::Progress(progress) => {
+                            self.hold(&key, attempt, lease_until, progress);
+                        }
+                        other => {
+                            passed.extend(self.release(&key, attempt, now));
+                            passed.push(other);
+                        }
+                    }
+                }
+                if !passed.is_empty() || was_heartbeat {
+                    let change = Change::Report {
+                        attempt,
+                        reports: passed,
+                        lease_until,
+                    };
+                    out.push((Entry::Change { key, change }, slot));
+                }
+            }
+            Entry::Change { key, change } => {
+                if let Some(flushed) = self.flush(&key, now) {
+                    out.push((flushed, None));
+                }
+                out.push((Entry::Change { key, change }, slot));
+            }
+            submit @ Entry::Submit { .. } => out.push((submit, slot)),
+        }
+    }
+
+    /// Adds what is due to the end of a group.
+    pub(super) fn flush_due(&mut self, now: Timestamp, out: &mut Vec<Addressed>) {
+        while let Some((due_at, key)) = self.due.first().cloned() {
+            if due_at > now {
+                break;
+            }
+            match self.flush(&key, now) {
+                Some(entry) => out.push((entry, None)),
+                None => {
+                    self.due.remove(&(due_at, key));
+                }
+            }
+        }
+    }
+
+    /// When the next held progress is due.
+    pub(super) fn next_due(&self) -> Option<Timestamp> {
+        self.due.first().map(|(due_at, _)| *due_at)
+    }
+
+    /// Takes back progress whose commit failed, unless there is newer.
+    pub(super) fn take_back(&mut self, entry: Entry, now: Timestamp) {
+        if let Entry::Change {
+            key,
+            change:
+                Change::Report {
+                    attempt,
+                    reports,
+                    lease_until,
+                },
+        } = entry
+            && let Some(Report::Progress(progress)) = reports.into_iter().next_back()
+            && let Some(held) = self.jobs.get_mut(&key)
+            && held.newest.is_none()
+        {
+            held.stored_at = Some(now);
+            held.interval = held.interval.max(INTERVAL_MIN);
+            self.hold(&key, attempt, lease_until, progress);
+        }
+    }
+
+    /// Learns how a job stands after a commit.
+    pub(super) fn committed(&mut self, job: &Job) {
+        if !job.state.is_leased() {
+            if let Some(held) = self.jobs.remove(&job.key)
+                && let Some(pending) = held.newest
+            {
+                self.due.remove(&(pending.due_at, job.key.clone()));
+            }
+            return;
+        }
+        let interval = interval(job);
+        let held = self.jobs.entry(job.key.clone()).or_insert(Held {
+            interval,
+            stored_at: None,
+            newest: None,
+        });
+        held.interval = interval;
+    }
+
+    fn hold(&mut self, key: &JobKey, attempt: u32, lease_until: Timestamp, progress: Progress) {
+        let Some(held) = self.jobs.get_mut(key) else {
+            return;
+        };
+        let due_at = match &held.newest {
+            Some(pending) => pending.due_at,
+            None => {
+                let due_at = held
+                    .stored_at
+                    .map_or(Timestamp::default(), |at| at.after(held.interval));
+                self.due.insert((due_at, key.clone()));
+                due_at
+            }
+        };
+        held.newest = Some(Pending {
+            attempt,
+            lease_until,
+            progress,
+            due_at,
+        });
+    }
+
+    /// The held progress of an attempt, as a report that goes before another one.
+    fn release(&mut self, key: &JobKey, attempt: u32, now: Timestamp) -> Option<Report> {
+        let pending = self.take(key, now)?;
+        (pending.attempt == attempt).then_some(Report::Progress(pending.progress))
+    }
+
+    /// The held progress of a job, as an entry of its own.
+    fn flush(&mut self, key: &JobKey, now: Timestamp) -> Option<Entry> {
+        let pending = self.take(key, now)?;
+        Some(Entry::Change {
+            key: key.clone(),
+            change: Change::Report {
+                attempt: pending.attempt,
+                reports: vec![Report::Progress(pending.progress)],
+                lease_until: pending.lease_until,
+            },
+        })
+    }
+
+    fn take(&mut self, key: &JobKey, now: Timestamp) -> Option<Pending> {
+        let held = self.jobs.get_mut(key)?;
+        let pending = held.newest.take()?;
+        held.stored_at = Some(now);
+        self.due.remove(&(pending.due_at, key.clone()));
+        Some(pending)
+    }
+}
+
+/// The job's interval now: its type's, doubled for each quarter of its log bound that progress has
+/// filled.
+fn interval(job: &Job) -> Duration {
+    let quarter = (job.spec.log_bytes_max / 4).max(1);
+    let quarters = job.detail.progress_bytes / quarter;
+    if quarters == 0 {
+        return job.spec.progress_interval;
+    }
+    let factor = 1_u32 << quarters.min(16);
+    job.spec
+        .progress_interval
+        .max(INTERVAL_MIN)
+        .saturating_mul(factor)
+        .min(INTERVAL_MAX.max(job.spec.progress_interval))
+}

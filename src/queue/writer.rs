@@ -1,0 +1,394 @@
+//! The only task that changes the store: takes what is waiting, commits it as one group, then answers
+//! everyone, publishes in the order of the commit and hands out what was claimed.
+//!
+//! Nothing is answered or published before its commit. Who asked may be gone by then: the work is done
+//! all the same.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::error::Error;
+use crate::events::News;
+use crate::job::JobState;
+use crate::job::limits::LEASE;
+use crate::job::name::Name;
+use crate::job::time::Timestamp;
+use crate::queue::Shared;
+use crate::queue::attempts::StopSignal;
+use crate::queue::places::{Places, Waiting};
+use crate::queue::progress::{Addressed, ProgressGate};
+use crate::store::{
+    ClaimTerms, Claimed, Committed, Demand, Entry, Group, Purge, Purged, Reply, StoreError,
+};
+
+/// Entries of one group. Chosen: beyond it a group only makes everyone wait longer.
+pub(super) const GROUP_ENTRIES_MAX: usize = 512;
+/// Payload bytes of one group.
+const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// What the writer is asked to do.
+pub(super) enum Request {
+    /// Changes, answered one by one.
+    Entries {
+        entries: Vec<Entry>,
+        bytes: usize,
+        reply: oneshot::Sender<Result<Vec<Answer>, Error>>,
+        /// The request's share of the bytes that may wait.
+        share: Option<OwnedSemaphorePermit>,
+    },
+    /// Remove what is over.
+    Purge {
+        purge: Vec<Purge>,
+        reply: oneshot::Sender<Result<Vec<Purged>, Error>>,
+    },
+    /// A place is free, or a pool has come: look again for work to hand out.
+    Wake,
+    /// Take nothing more, finish what is waiting, and end.
+    Stop,
+}
+
+/// What became of a change.
+#[derive(Clone, Debug)]
+pub(super) enum Answer {
+    /// The store's word.
+    Stored(Reply),
+    /// Progress that stands behind newer progress, or waits for its interval.
+    Held,
+}
+
+/// Where claimed jobs go.
+#[derive(Debug)]
+pub(super) struct Pool {
+    pub(super) worker_id: String,
+    pub(super) places: Places,
+    pub(super) claimed: mpsc::Sender<Handed>,
+}
+
+/// A claimed job on its way into the pool.
+#[derive(Debug)]
+pub struct Handed {
+    /// The job, and what its attempt needs.
+    pub claimed: Claimed,
+    /// How the attempt is told to stop.
+    pub stop: StopSignal,
+}
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    requests: mpsc::Receiver<Request>,
+    waiting: Waiting,
+    gate: ProgressGate,
+}
+
+/// What a group is made of, before the store has seen it.
+#[derive(Default)]
+struct Batch {
+    entries: Vec<Addressed>,
+    slots: usize,
+    replies: Vec<(std::ops::Range<usize>, ReplyTo)>,
+    bytes: usize,
+    shares: Vec<OwnedSemaphorePermit>,
+    purges: Vec<(Vec<Purge>, oneshot::Sender<Result<Vec<Purged>, Error>>)>,
+}
+
+type ReplyTo = oneshot::Sender<Result<Vec<Answer>, Error>>;
+
+impl Writer {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        requests: mpsc::Receiver<Request>,
+        waiting: Waiting,
+    ) -> Self {
+        Self {
+            shared,
+            requests,
+            waiting,
+            gate: ProgressGate::default(),
+        }
+    }
+
+    /// Works until it is told to stop, or the store has failed.
+    pub(super) async fn run(mut self) {
+        while let Some(batch) = self.next_batch().await {
+            if let Err(error) = self.write(batch).await {
+                self.fail(&error).await;
+                return;
+            }
+        }
+    }
+
+    /// Waits for the first request, or for held progress to be due, and takes what else is there.
+    async fn next_batch(&mut self) -> Option<Batch> {
+        let mut batch = Batch::default();
+        let first = match self.gate.next_due() {
+            None => Some(self.requests.recv().await?),
+            Some(due_at) => {
+                let wait = due_at.since(self.shared.clock.steady());
+                tokio::select! {
+                    // recv() is cancel safe: no request is lost.
+                    request = self.requests.recv() => Some(request?),
+                    () = tokio::time::sleep_until(Instant::now() + wait) => None,
+                }
+            }
+        };
+        let now = self.shared.clock.steady();
+        let mut next = first;
+        while let Some(request) = next {
+            self.add(&mut batch, request, now);
+            if batch.entries.len() >= GROUP_ENTRIES_MAX || batch.bytes >= GROUP_BYTES_MAX {
+                break;
+            }
+            next = self.requests.try_recv().ok();
+        }
+        self.gate.flush_due(now, &mut batch.entries);
+        Some(batch)
+    }
+
+    fn add(&mut self, batch: &mut Batch, request: Request, now: Timestamp) {
+        match request {
+            Request::Entries {
+                entries,
+                bytes,
+                reply,
+                share,
+            } => {
+                let first = batch.slots;
+                for entry in entries {
+                    let slot = Some(batch.slots);
+                    batch.slots += 1;
+                    self.gate.admit(entry, slot, now, &mut batch.entries);
+                }
+                batch.bytes += bytes;
+                batch.shares.extend(share);
+                batch.replies.push((first..batch.slots, reply));
+            }
+            Request::Purge { purge, reply } => batch.purges.push((purge, reply)),
+            Request::Wake => {}
+            Request::Stop => self.requests.close(),
+        }
+    }
+
+    async fn write(&mut self, mut batch: Batch) -> Result<(), StoreError> {
+        let purges = std::mem::take(&mut batch.purges);
+        let pool = self.shared.pool();
+        let hand_overs = self.hand_over(&mut batch.entries, pool.as_deref());
+        let demand = match &pool {
+            Some(pool) => self.waiting.demand(&pool.places),
+            None => Vec::new(),
+        };
+        if !batch.entries.is_empty() || !demand.is_empty() {
+            self.commit(batch, demand, hand_overs, pool.as_deref())
+                .await?;
+        } else {
+            // Everything in it is held back, or it was only a knock.
+            answer(batch.replies, &mut vec![Answer::Held; batch.slots], None);
+        }
+        for (purge, reply) in purges {
+            self.purge(purge, reply).await?;
+        }
+        Ok(())
+    }
+
+    async fn commit(
+        &mut self,
+        batch: Batch,
+        demand: Vec<Demand>,
+        hand_overs: Vec<Name>,
+        pool: Option<&Pool>,
+    ) -> Result<(), StoreError> {
+        let (entries, slots): (Vec<Entry>, Vec<Option<usize>>) = batch.entries.into_iter().unzip();
+        let held: Vec<Entry> = entries
+            .iter()
+            .zip(&slots)
+            .filter(|(_, slot)| slot.is_none())
+            .map(|(entry, _)| entry.clone())
+            .collect();
+        let clock = &self.shared.clock;
+        let group = Group {
+            entries,
+            demand: demand.clone(),
+            terms: ClaimTerms {
+                worker_id: pool.map_or_else(String::new, |pool| pool.worker_id.clone()),
+                lease_until: clock.steady().after(LEASE),
+            },
+            now: clock.now(),
+        };
+        match self.shared.store.commit(group).await {
+            Ok(committed) => {
+                give_back_unused(pool, &demand, hand_overs, &committed.claimed);
+                self.after_commit(&committed);
+                let mut answers = vec![Answer::Held; batch.slots];
+                for (slot, reply) in slots.into_iter().zip(committed.replies) {
+                    if let Some(slot) = slot {
+                        answers[slot] = Answer::Stored(reply);
+                    }
+                }
+                answer(batch.replies, &mut answers, None);
+                self.hand_out(committed.claimed, pool).await;
+                Ok(())
+            }
+            Err(error) => {
+                give_back_unused(pool, &demand, hand_overs, &[]);
+                let to_caller = match &error {
+                    StoreError::DiskFull => Error::disk_full(),
+                    StoreError::Internal(cause) => Error::internal(cause),
+                    StoreError::Failed(_) => Error::outcome_unknown(),
+                };
+                let now = self.shared.clock.steady();
+                for entry in held {
+                    self.gate.take_back(entry, now);
+                }
+                if matches!(error, StoreError::Failed(_)) {
+                    self.shared.fail(&error);
+                }
+                answer(batch.replies, &mut [], Some(&to_caller));
+                match error {
+                    StoreError::Failed(_) => Err(error),
+                    StoreError::DiskFull | StoreError::Internal(_) => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Decides which new jobs are claimed in the commit that stores them: those whose type has a free
+    /// place and nothing waiting before them. Answers the types of the places taken.
+    fn hand_over(&self, entries: &mut [Addressed], pool: Option<&Pool>) -> Vec<Name> {
+        let Some(pool) = pool else { return Vec::new() };
+        let mut taken = Vec::new();
+        let mut must_wait: Vec<Name> = Vec::new();
+        for (entry, _) in entries {
+            let Entry::Submit { new, hand_over } = entry else {
+                continue;
+            };
+            let job_type = &new.spec.job_type;
+            if must_wait.contains(job_type) {
+                continue;
+            }
+            if !self.waiting.any_of(job_type) && pool.places.take(job_type) {
+                *hand_over = true;
+                taken.push(job_type.clone());
+            } else {
+                must_wait.push(job_type.clone());
+            }
+        }
+        taken
+    }
+
+    fn after_commit(&mut self, committed: &Committed) {
+        self.waiting.moved(&committed.depth_changes);
+        for published in &committed.published {
+            let job = &published.job;
+            self.gate.committed(job);
+            self.shared.attempts.committed(job);
+            if job.state == JobState::Scheduled {
+                self.shared.due_changed.notify_one();
+            }
+            self.shared.hub.publish(&job.key, || {
+                News::Events(Arc::clone(job), Arc::clone(&published.segment))
+            });
+        }
+    }
+
+    async fn hand_out(&self, claimed: Vec<Claimed>, pool: Option<&Pool>) {
+        let Some(pool) = pool else { return };
+        for claimed in claimed {
+            let stop = self.shared.attempts.begin(&claimed.job);
+            let key = claimed.job.key.clone();
+            let handed = Handed { claimed, stop };
+            // Every claim holds a place, and the channel has room for as many: this waits for nobody.
+            if pool.claimed.send(handed).await.is_err() {
+                tracing::warn!(job = %key.id, "claimed after the pool had gone: its lease will run out");
+            }
+        }
+    }
+
+    async fn purge(
+        &mut self,
+        purge: Vec<Purge>,
+        reply: oneshot::Sender<Result<Vec<Purged>, Error>>,
+    ) -> Result<(), StoreError> {
+        let result = self.shared.store.purge(purge).await;
+        if let Ok(purged) = &result {
+            for one in purged {
+                match one {
+                    Purged::Job(key) => self.shared.hub.publish(key, || News::Purged),
+                    Purged::Events(..) | Purged::Nothing => {}
+                }
+            }
+        }
+        let failed = match &result {
+            Err(error @ StoreError::Failed(_)) => {
+                self.shared.fail(error);
+                Err(error.clone())
+            }
+            Ok(_) | Err(_) => Ok(()),
+        };
+        // Whoever asked may be gone: fine.
+        let _ = reply.send(result.map_err(Error::from));
+        failed
+    }
+
+    /// Answers whoever still waits, after the store has failed.
+    async fn fail(&mut self, error: &StoreError) {
+        tracing::error!(%error, "the store has failed: nothing more is stored");
+        self.requests.close();
+        while let Some(request) = self.requests.recv().await {
+            match request {
+                // Whoever asked may be gone: fine.
+                Request::Entries { reply, .. } => {
+                    let _ = reply.send(Err(Error::outcome_unknown()));
+                }
+                Request::Purge { reply, .. } => {
+                    let _ = reply.send(Err(Error::outcome_unknown()));
+                }
+                Request::Wake | Request::Stop => {}
+            }
+        }
+    }
+}
+
+/// Gives back the places that were taken for jobs that were not claimed after all.
+fn give_back_unused(
+    pool: Option<&Pool>,
+    demand: &[Demand],
+    hand_overs: Vec<Name>,
+    claimed: &[Claimed],
+) {
+    let Some(pool) = pool else { return };
+    let mut unused = hand_overs;
+    for demand in demand {
+        unused.extend(std::iter::repeat_n(
+            demand.lane.job_type.clone(),
+            demand.places,
+        ));
+    }
+    for claimed in claimed {
+        let job_type = &claimed.job.spec.job_type;
+        if let Some(index) = unused.iter().position(|unused| unused == job_type) {
+            unused.swap_remove(index);
+        }
+    }
+    for job_type in unused {
+        pool.places.give_back(&job_type);
+    }
+}
+
+fn answer(
+    replies: Vec<(std::ops::Range<usize>, ReplyTo)>,
+    answers: &mut [Answer],
+    error: Option<&Error>,
+) {
+    for (slots, reply) in replies {
+        let result = match error {
+            Some(error) => Err(error.clone()),
+            None => Ok(answers[slots]
+                .iter_mut()
+                .map(|answer| std::mem::replace(answer, Answer::Held))
+                .collect()),
+        };
+        // Whoever asked may be gone: fine.
+        let _ = reply.send(result);
+    }
+}

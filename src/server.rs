@@ -1,0 +1,309 @@
+//! Builds the parts, starts them in order, stops them in order. [`Server::serve`] is what `pacenote
+//! serve` calls, and tests, and programs that embed us.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{self, Stream};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Config, TypeSettings};
+use crate::error::Error;
+use crate::executor::Executor;
+use crate::executor::builtin;
+use crate::executor::command::{self, CommandExecutor};
+use crate::grpc;
+use crate::job::name::Name;
+use crate::job::time::{Clock, SystemClock};
+use crate::maintenance;
+use crate::queue::{JobQueue, KnownType, QueueSettings};
+use crate::store::sqlite::SqliteStore;
+use crate::store::{JobStore, OpenError, StoreError};
+use crate::worker::{Pool, PoolSettings};
+
+/// From the end of the drain until open connections are cut. Chosen: time for last answers to arrive.
+const CONNECTIONS_GRACE: Duration = Duration::from_secs(1);
+/// Pause after the system had no connection to give: EMFILE and the like heal by themselves.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why serving ended, or never began.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ServeError {
+    /// What it was told cannot be done.
+    #[error("{0}")]
+    Config(String),
+    /// Another server has the store open.
+    #[error("{message}")]
+    StoreLocked {
+        /// Which store, and by whom.
+        message: String,
+        /// The other server's process, where it said so.
+        pid: Option<u32>,
+    },
+    /// The store is damaged, of another program or of a newer version, or has failed at run time.
+    #[error("{0}")]
+    Storage(String),
+}
+
+impl From<OpenError> for ServeError {
+    fn from(error: OpenError) -> Self {
+        let message = error.to_string();
+        match error {
+            OpenError::Path(_) => Self::Config(message),
+            OpenError::Locked { pid, .. } => Self::StoreLocked { message, pid },
+            OpenError::Unusable(_) => Self::Storage(message),
+        }
+    }
+}
+
+/// A server that is about to start.
+pub struct Server {
+    config: Config,
+    clock: Arc<dyn Clock>,
+    types: BTreeMap<Name, (TypeSettings, Arc<dyn Executor>)>,
+    on_ready: Vec<Box<dyn FnOnce(JobQueue) + Send>>,
+}
+
+impl Server {
+    /// A server with the built-in job types and those of the configuration.
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            clock: Arc::new(SystemClock::new()),
+            types: BTreeMap::new(),
+            on_ready: Vec::new(),
+        }
+    }
+
+    /// With another job type, run by a program's own executor. Takes the place of one with this name.
+    #[must_use]
+    pub fn executor(
+        mut self,
+        job_type: Name,
+        settings: TypeSettings,
+        executor: impl Executor,
+    ) -> Self {
+        self.types.insert(job_type, (settings, Arc::new(executor)));
+        self
+    }
+
+    /// With another source of time, chance and ids.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Calls back once it serves.
+    #[must_use]
+    pub fn on_ready(mut self, ready: impl FnOnce() + Send + 'static) -> Self {
+        self.on_ready.push(Box::new(|_| ready()));
+        self
+    }
+
+    /// Calls back with the queue once it serves, for programs that submit and watch without a network.
+    #[must_use]
+    pub fn on_queue(mut self, ready: impl FnOnce(JobQueue) + Send + 'static) -> Self {
+        self.on_ready.push(Box::new(ready));
+        self
+    }
+
+    /// Serves until `shutdown`, then drains: health turns to NOT_SERVING, nothing new begins, watches
+    /// end with `SERVER_DRAINING`, running jobs finish within the drain timeout or are handed back.
+    ///
+    /// # Errors
+    /// [`ServeError`]. The store's failure at run time ends it with [`ServeError::Storage`]: nothing
+    /// that was acknowledged is lost, and another `serve` goes on from there.
+    ///
+    /// # Cancel safety
+    /// Not safe: dropped, it leaves what runs to the next start, as a crash does.
+    pub async fn serve(
+        mut self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), ServeError> {
+        let store = SqliteStore::open(&self.config.store).await?;
+        let attempts_dir = std::env::temp_dir().join(format!("pacenote-{}", store.id()));
+        end_survivors(&attempts_dir).await;
+        self.add_types(&attempts_dir)?;
+        let on_ready = std::mem::take(&mut self.on_ready);
+        let queue = self.open_queue(Arc::new(store)).await?;
+        let parts = self.start(queue.clone()).await;
+
+        let (health, health_service) = tonic_health::server::health_reporter();
+        set_health(&health, true).await;
+        let routes = grpc::routes(queue.clone(), health_service)
+            .map_err(|error| ServeError::Config(error.to_string()))?;
+        let stop_serving = CancellationToken::new();
+        let serving = builder()
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(
+                incoming(listener),
+                stop_serving.clone().cancelled_owned(),
+            );
+        let serving = tokio::spawn(serving);
+        for ready in on_ready {
+            ready(queue.clone());
+        }
+
+        let failure = tokio::select! {
+            () = shutdown => None,
+            failure = queue.failed() => Some(failure),
+        };
+        set_health(&health, false).await;
+        queue.drain();
+        let failure = match failure {
+            Some(failure) => Some(failure),
+            None => parts.drain(&queue, self.config.drain_timeout).await,
+        };
+        stop_serving.cancel();
+        let abort = serving.abort_handle();
+        if tokio::time::timeout(CONNECTIONS_GRACE, serving).await.is_err() {
+            // Connections that are idle, or whose clients do not answer, would hold us for ever.
+            abort.abort();
+        }
+        queue.close().await;
+        match failure {
+            None => Ok(()),
+            Some(failure) => Err(ServeError::Storage(format!("the store has failed: {failure}"))),
+        }
+    }
+
+    fn add_types(&mut self, attempts_dir: &Path) -> Result<(), ServeError> {
+        for (name, executor) in builtin::all(&self.config.checksum_root) {
+            let built_in = (TypeSettings::default(), executor);
+            self.types.entry(name).or_insert(built_in);
+        }
+        for (name, job_type) in &self.config.job_types {
+            let executor = CommandExecutor::new(job_type.command.clone(), attempts_dir.to_owned())
+                .map_err(|problem| ServeError::Config(format!("job_types.{name}: {problem}")))?;
+            let configured: (_, Arc<dyn Executor>) =
+                (job_type.settings.clone(), Arc::new(executor));
+            self.types.insert(name.clone(), configured);
+        }
+        Ok(())
+    }
+
+    async fn open_queue(&self, store: Arc<dyn JobStore>) -> Result<JobQueue, ServeError> {
+        let types = self.types.iter().map(|(name, (settings, executor))| {
+            let executor = Arc::clone(executor);
+            let known = KnownType {
+                settings: settings.clone(),
+                check: Arc::new(move |input| executor.check(input)),
+            };
+            (name.clone(), known)
+        });
+        let settings = QueueSettings {
+            types: types.collect(),
+            log_bytes_max: self.config.log_bytes_max,
+            watchers_max: self.config.watchers_max,
+        };
+        JobQueue::open(store, Arc::clone(&self.clock), settings)
+            .await
+            .map_err(|error: Error| ServeError::Storage(error.to_string()))
+    }
+
+    async fn start(&self, queue: JobQueue) -> Parts {
+        let concurrency = self.types.iter().filter_map(|(name, (settings, _))| {
+            settings.concurrency.map(|most| (name.clone(), most))
+        });
+        let executors: HashMap<Name, Arc<dyn Executor>> = self
+            .types
+            .iter()
+            .map(|(name, (_, executor))| (name.clone(), Arc::clone(executor)))
+            .collect();
+        let settings = PoolSettings {
+            concurrency: concurrency.collect(),
+            executors,
+            workers: self.config.workers,
+            worker_id: format!("pool:{}:{}", std::process::id(), self.clock.new_id()),
+        };
+        let parts = Parts {
+            duties: TaskTracker::new(),
+            stop_duties: CancellationToken::new(),
+            pool: Pool::start(queue.clone(), settings).await,
+        };
+        maintenance::start(&queue, &parts.duties, &parts.stop_duties);
+        parts
+    }
+}
+
+/// What runs beside the network.
+struct Parts {
+    pool: Pool,
+    duties: TaskTracker,
+    stop_duties: CancellationToken,
+}
+
+impl Parts {
+    /// Lets what runs finish, or hands it back. Answers the store's failure, if there is one.
+    async fn drain(self, queue: &JobQueue, timeout: Duration) -> Option<StoreError> {
+        let failure = tokio::select! {
+            () = self.pool.drain(timeout) => None,
+            failure = queue.failed() => Some(failure),
+        };
+        self.stop_duties.cancel();
+        self.duties.close();
+        self.duties.wait().await;
+        failure
+    }
+}
+
+/// Ends what a server before this one left running, before anything is claimed again.
+async fn end_survivors(attempts_dir: &Path) {
+    let dir = attempts_dir.to_owned();
+    let ended = tokio::task::spawn_blocking(move || command::end_survivors(&dir)).await;
+    if let Ok(ended @ 1..) = ended {
+        tracing::warn!(ended, "ended processes that the server before this one had left running");
+    }
+}
+
+async fn set_health(health: &tonic_health::server::HealthReporter, serving: bool) {
+    let status = if serving {
+        tonic_health::ServingStatus::Serving
+    } else {
+        tonic_health::ServingStatus::NotServing
+    };
+    for service in ["", grpc::JOB_SERVICE] {
+        health.set_service_status(service, status).await;
+    }
+}
+
+/// The transport's settings. Source of the figures: the table of server settings in docs/protocol.md.
+fn builder() -> tonic::transport::Server {
+    tonic::transport::Server::builder()
+        .max_concurrent_streams(4_096)
+        .concurrency_limit_per_connection(4_096)
+        .load_shed(true)
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .http2_max_pending_accept_reset_streams(Some(20))
+        .http2_max_local_error_reset_streams(Some(256))
+        .http2_max_header_list_size(16 * 1024)
+        .initial_connection_window_size(4 * 1024 * 1024)
+        .initial_stream_window_size(256 * 1024)
+}
+
+/// Connections as they come, for ever: an error of one is not the end of all.
+fn incoming(listener: TcpListener) -> impl Stream<Item = std::io::Result<TcpStream>> {
+    stream::unfold(listener, |listener| async {
+        loop {
+            match listener.accept().await {
+                Ok((connection, _)) => {
+                    // Small messages leave at once; where this fails the connection is gone anyway.
+                    let _ = connection.set_nodelay(true);
+                    return Some((Ok(connection), listener));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "no connection accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    })
+}

@@ -1,0 +1,341 @@
+//! Where jobs and their logs are kept.
+//!
+//! [`JobStore`] has few verbs, and each is one transaction: what it answers is on disk. Every change
+//! goes through [`JobStore::commit`], which runs `Job::apply` and numbers the events; the other verbs
+//! read, or remove what is over. A store does not publish, wake or decide: that is the queue's work.
+//! No verb may be dropped before it has answered, except those that only read.
+
+mod plan;
+pub mod sqlite;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::error::Error;
+use crate::job::name::{JobId, JobKey, Lane, Name};
+use crate::job::segment::Segment;
+use crate::job::time::Timestamp;
+use crate::job::{Change, Job, JobSnapshot, JobState, NewJob, Payloads, Refusal};
+
+/// What every store can do. One process writes at a time.
+#[async_trait]
+pub trait JobStore: Send + Sync + 'static {
+    /// Makes a group of changes, then claims waiting jobs, all in one durable transaction. A change
+    /// that is refused fails alone.
+    ///
+    /// # Errors
+    /// [`StoreError`]: nothing of the group was stored, or, for `Failed`, nobody knows.
+    ///
+    /// # Cancel safety
+    /// Not safe: await it to its end.
+    async fn commit(&self, group: Group) -> Result<Committed, StoreError>;
+
+    /// One job, with its payloads if asked for.
+    ///
+    /// # Errors
+    /// [`StoreError`], where the store cannot be read.
+    async fn job(&self, key: &JobKey, view: View) -> Result<Option<JobSnapshot>, StoreError>;
+
+    /// A page of jobs, newest first, without payloads.
+    ///
+    /// # Errors
+    /// [`StoreError`], where the store cannot be read.
+    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Job>>, StoreError>;
+
+    /// Part of a job's log, and the job as it was when that part was read; `None` where there is no
+    /// such job.
+    ///
+    /// # Errors
+    /// [`StoreError`], where the store cannot be read.
+    async fn log(&self, key: &JobKey, range: LogRange) -> Result<Option<LogPart>, StoreError>;
+
+    /// Scheduled jobs whose time has come, the earliest first, at most `limit`; and when the next one
+    /// after them is due.
+    ///
+    /// # Errors
+    /// [`StoreError`], where the store cannot be read.
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, StoreError>;
+
+    /// Jobs whose lease ended before `before`, by the steady clock, with the attempt that held it; at
+    /// most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError`], where the store cannot be read.
+    async fn leases_ended(
+        &self,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(JobKey, u32)>, StoreError>;
+
+    /// How many jobs there are, by lane and state, from counters that are exact at every commit.
+    ///
+    /// # Errors
+    /// [`StoreError`], where the store cannot be read.
+    async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, StoreError>;
+
+    /// Removes finished jobs, or the front of their logs. What is not finished is left alone. Answers
+    /// what was removed.
+    ///
+    /// # Errors
+    /// As [`JobStore::commit`].
+    ///
+    /// # Cancel safety
+    /// Not safe: await it to its end.
+    async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, StoreError>;
+
+    /// Random, made at the first start and kept: authenticates page tokens.
+    fn secret(&self) -> [u8; 32];
+
+    /// Housekeeping for a quiet moment. Answers the size of the write-ahead log afterwards, in bytes.
+    ///
+    /// # Errors
+    /// As [`JobStore::commit`].
+    async fn tidy(&self) -> Result<u64, StoreError>;
+
+    /// Ends every connection. Nothing may be called afterwards.
+    async fn close(&self);
+}
+
+/// How much of a job to read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum View {
+    /// Without payloads.
+    Basic,
+    /// With input, result and checkpoint.
+    Full,
+}
+
+/// Changes that become durable together.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Group {
+    /// In the order of arrival.
+    pub entries: Vec<Entry>,
+    /// What may be claimed once the entries are done. At most one entry a lane.
+    pub demand: Vec<Demand>,
+    /// Who claims, and until when the leases hold.
+    pub terms: ClaimTerms,
+    /// The time of every event in the group.
+    pub now: Timestamp,
+}
+
+/// One change of a group.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Entry {
+    /// A new job, unless its idempotency key is used.
+    Submit {
+        /// The job.
+        new: Box<NewJob>,
+        /// Whether it is claimed at once: its type has a free place and nothing waits before it.
+        hand_over: bool,
+    },
+    /// Something happens to a stored job.
+    Change {
+        /// Which one.
+        key: JobKey,
+        /// What.
+        change: Change,
+    },
+}
+
+/// Free places for the jobs of one lane.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Demand {
+    /// Where to claim.
+    pub lane: Lane,
+    /// Most jobs to claim there.
+    pub places: usize,
+}
+
+/// Who claims, and until when the leases hold.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClaimTerms {
+    /// Who.
+    pub worker_id: String,
+    /// Until when, by the steady clock.
+    pub lease_until: Timestamp,
+}
+
+/// What a group did.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Committed {
+    /// For each entry, in order.
+    pub replies: Vec<Reply>,
+    /// What was claimed: handed over first, then from the lanes.
+    pub claimed: Vec<Claimed>,
+    /// New events, in the order of their positions.
+    pub published: Vec<Published>,
+    /// How the counters moved.
+    pub depth_changes: Vec<(Lane, JobState, i64)>,
+}
+
+/// What became of an entry.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Reply {
+    /// It happened, or there was nothing to do.
+    Done {
+        /// The job after it.
+        job: Arc<Job>,
+        /// A submit found the job that its key had made.
+        deduplicated: bool,
+    },
+    /// The job refused the change.
+    Refused(Refusal),
+    /// There is no such job.
+    Missing,
+    /// A submit's key belongs to another request, which made this job.
+    KeyReused(JobId),
+}
+
+/// A job that was claimed, with what an attempt needs.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Claimed {
+    /// The job, RUNNING.
+    pub job: Arc<Job>,
+    /// Input and checkpoint.
+    pub payloads: Payloads,
+}
+
+/// New events of one job, and the job after them.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Published {
+    /// The job.
+    pub job: Arc<Job>,
+    /// Its new events.
+    pub segment: Arc<Segment>,
+}
+
+/// Which jobs of a tenant.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListQuery {
+    /// Whose.
+    pub tenant: Name,
+    /// Empty: all.
+    pub states: Vec<JobState>,
+    /// Empty: all.
+    pub types: Vec<Name>,
+    /// Empty: all.
+    pub queues: Vec<Name>,
+    /// The job made with this key.
+    pub idempotency_key: Option<String>,
+    /// Created at or after.
+    pub created_after: Option<Timestamp>,
+    /// Created before.
+    pub created_before: Option<Timestamp>,
+    /// Only jobs older than this one: where the page before ended.
+    pub before_id: Option<JobId>,
+    /// How many.
+    pub limit: usize,
+}
+
+impl ListQuery {
+    /// Whether a job of the tenant is one of those asked for, whatever the page.
+    pub fn admits(&self, job: &Job) -> bool {
+        (self.states.is_empty() || self.states.contains(&job.state))
+            && (self.types.is_empty() || self.types.contains(&job.spec.job_type))
+            && (self.queues.is_empty() || self.queues.contains(&job.spec.queue))
+            && self
+                .created_after
+                .is_none_or(|after| job.created_at >= after)
+            && self
+                .created_before
+                .is_none_or(|before| job.created_at < before)
+            && self.before_id.is_none_or(|id| job.key.id < id)
+    }
+}
+
+/// Which part of a log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogRange {
+    /// Events with a higher sequence.
+    pub after: i64,
+    /// About how many events; at least one segment is read.
+    pub events: usize,
+    /// About how many bytes.
+    pub bytes: usize,
+}
+
+/// Part of a job's log.
+#[derive(Clone, PartialEq, Debug)]
+pub struct LogPart {
+    /// The job when it was read.
+    pub job: Arc<Job>,
+    /// Ascending, without holes. The first may begin before what was asked for.
+    pub segments: Vec<Arc<Segment>>,
+}
+
+/// What is due.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Due {
+    /// The earliest first.
+    pub keys: Vec<JobKey>,
+    /// When the next one after them is.
+    pub next: Option<Timestamp>,
+}
+
+/// What to remove.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Purge {
+    /// A finished job, its log and its payloads.
+    Job(JobKey),
+    /// The front of a finished job's log: whole segments whose events are all up to this sequence, but
+    /// never its last event.
+    Events(JobKey, i64),
+}
+
+/// What was removed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Purged {
+    /// The whole job.
+    Job(JobKey),
+    /// Its log now begins with this sequence.
+    Events(JobKey, i64),
+    /// Nothing: there is no such job, or it is not finished.
+    Nothing,
+}
+
+/// Why a store could not do what it was asked to.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The disk is full. Nothing was stored; reads go on.
+    #[error("the disk is full")]
+    DiskFull,
+    /// Our own mistake, or damaged data. Nothing was stored; the store goes on.
+    #[error("{0}")]
+    Internal(String),
+    /// The store cannot be trusted any more: whether the last group was stored is not known.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Why a store could not be opened.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The path cannot be used.
+    #[error("{0}")]
+    Path(String),
+    /// Another server has it open.
+    #[error("{path} is in use by another server{}", pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default())]
+    Locked {
+        /// The store.
+        path: String,
+        /// The other server's process, where it said so.
+        pid: Option<u32>,
+    },
+    /// It is damaged, of another program, or of a newer version; it was left as it is.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::DiskFull => Self::disk_full(),
+            StoreError::Internal(cause) => Self::internal(&cause),
+            StoreError::Failed(cause) => {
+                tracing::error!(%cause, "the store has failed");
+                Self::outcome_unknown()
+            }
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! What SQLite's errors mean to us.
+
+use crate::store::StoreError;
+
+/// SQLITE_FULL: no room for the page. Source: sqlite.org/rescode.html.
+const FULL: i32 = 13;
+/// SQLITE_IOERR_SHMSIZE: no room for the shared index of the write-ahead log, which is only a cache.
+const SHMSIZE: i32 = 10 | (19 << 8);
+/// After one of these nothing in memory can be trusted: PERM, READONLY, IOERR, CORRUPT, CANTOPEN,
+/// NOTADB.
+const FATAL: [i32; 6] = [3, 8, 10, 11, 14, 26];
+
+/// What an error of SQLite means to a caller of the store.
+pub(super) fn store_error(error: sqlx::Error) -> StoreError {
+    let code = match &error {
+        sqlx::Error::Database(error) => error.code().and_then(|code| code.parse::<i32>().ok()),
+        // The connection's thread is gone, or the connection cannot be had.
+        sqlx::Error::WorkerCrashed | sqlx::Error::PoolClosed | sqlx::Error::Io(_) => {
+            return StoreError::Failed(error.to_string());
+        }
+        _ => None,
+    };
+    match code {
+        Some(FULL | SHMSIZE) => StoreError::DiskFull,
+        Some(code) if FATAL.contains(&(code & 0xff)) => StoreError::Failed(error.to_string()),
+        _ => StoreError::Internal(error.to_string()),
+    }
+}

@@ -1,0 +1,247 @@
+//! Reads, on connections of their own that cannot write: short, whole, and never held across a send.
+
+use std::sync::Arc;
+
+use sqlx::SqlitePool;
+
+use crate::job::name::{JobKey, Lane};
+use crate::job::time::Timestamp;
+use crate::job::{Job, JobSnapshot, JobState, Payloads};
+use crate::store::sqlite::errors::store_error;
+use crate::store::sqlite::rows::{self, JOB_COLUMNS, get, job_columns};
+use crate::store::{Due, ListQuery, LogPart, LogRange, StoreError, View};
+
+const JOB: &str = concat!(
+    "select ",
+    job_columns!(),
+    " from jobs j where j.tenant = $1 and j.id = $2"
+);
+
+const JOB_WITH_PAYLOADS: &str = concat!(
+    "select ",
+    job_columns!(),
+    ", i.kind, i.media_type, i.body, r.kind, r.media_type, r.body, c.kind, c.media_type, c.body
+      from jobs j
+      left join payloads i on i.job_id = j.id and i.role = 'input'
+      left join payloads r on r.job_id = j.id and r.role = 'result'
+      left join payloads c on c.job_id = j.id and c.role = 'checkpoint'
+      where j.tenant = $1 and j.id = $2"
+);
+
+/// One job by its key, `$2`, or none.
+const JOB_OF_KEY: &str = concat!(
+    "select ",
+    job_columns!(),
+    " from jobs j where j.tenant = $1 and j.idempotency_key = $2"
+);
+
+/// Newest first: the primary key's order, backwards.
+const LIST: &str = concat!(
+    "select ",
+    job_columns!(),
+    " from jobs j
+      where j.tenant = $1
+          and ($2 is null or j.id < $2)
+          and ($3 = '[]' or j.state in (select value from json_each($3)))
+          and ($4 = '[]' or j.job_type in (select value from json_each($4)))
+          and ($5 = '[]' or j.queue in (select value from json_each($5)))
+          and ($6 is null or j.created_at_us >= $6)
+          and ($7 is null or j.created_at_us < $7)
+      order by j.id desc limit $8"
+);
+
+/// A job beside its segments from the one that holds sequence `$3` + 1 on, until `$4` segments or
+/// events or `$5` bytes are together. One statement, so that job and log are of one moment.
+const LOG: &str = concat!(
+    "select ",
+    job_columns!(),
+    ", s.first_sequence, s.tags, s.body
+      from jobs j left join (
+          select first_sequence, tags, body from (
+              select first_sequence, tags, body,
+                  sum(length(body)) over earlier as bytes_before,
+                  sum(last_sequence - first_sequence + 1) over earlier as events_before
+              from segments
+              where job_id = $2 and first_sequence >= coalesce((
+                  select max(first_sequence) from segments
+                  where job_id = $2 and first_sequence <= $3 + 1), 0)
+              window earlier as (
+                  order by first_sequence rows between unbounded preceding and 1 preceding)
+              order by first_sequence limit $4)
+          where coalesce(events_before, 0) < $4 and coalesce(bytes_before, 0) < $5
+      ) s
+      where j.tenant = $1 and j.id = $2
+      order by s.first_sequence"
+);
+
+/// One more than asked for, to know when the next one is due.
+const DUE: &str = "
+select tenant, id, run_at_us from jobs where state = 'scheduled' order by run_at_us limit $1";
+
+const LEASES_ENDED: &str = "
+select tenant, id, attempt from jobs
+where state in ('running', 'cancelling') and lease_expires_at_us < $1
+order by lease_expires_at_us limit $2";
+
+const DEPTHS: &str = "select queue, job_type, tenant, state, jobs from depths where jobs <> 0";
+
+pub(super) async fn job(
+    pool: &SqlitePool,
+    key: &JobKey,
+    view: View,
+) -> Result<Option<JobSnapshot>, StoreError> {
+    let sql = match view {
+        View::Basic => JOB,
+        View::Full => JOB_WITH_PAYLOADS,
+    };
+    let row = sqlx::query(sql)
+        .bind(key.tenant.as_str())
+        .bind(key.id.as_uuid().as_bytes().as_slice())
+        .fetch_optional(pool)
+        .await
+        .map_err(store_error)?;
+    let Some(row) = row else { return Ok(None) };
+    let payloads = match view {
+        View::Basic => Payloads::default(),
+        View::Full => Payloads {
+            input: rows::payload(&row, JOB_COLUMNS)?,
+            result: rows::payload(&row, JOB_COLUMNS + 3)?,
+            checkpoint: rows::payload(&row, JOB_COLUMNS + 6)?,
+        },
+    };
+    Ok(Some(JobSnapshot {
+        job: Arc::new(rows::job(&row)?),
+        payloads,
+    }))
+}
+
+pub(super) async fn list(
+    pool: &SqlitePool,
+    query: &ListQuery,
+) -> Result<Vec<Arc<Job>>, StoreError> {
+    if let Some(key) = &query.idempotency_key {
+        let found = sqlx::query(JOB_OF_KEY)
+            .bind(query.tenant.as_str())
+            .bind(key.as_bytes())
+            .fetch_all(pool)
+            .await
+            .map_err(store_error)?;
+        let found: Vec<Arc<Job>> = jobs(&found)?;
+        return Ok(found.into_iter().filter(|job| query.admits(job)).collect());
+    }
+    let states: Vec<&str> = query.states.iter().map(|state| state.as_str()).collect();
+    let rows = sqlx::query(LIST)
+        .bind(query.tenant.as_str())
+        .bind(query.before_id.map(|id| id.as_uuid().as_bytes().to_vec()))
+        .bind(serde_json::to_string(&states).expect("texts are JSON"))
+        .bind(serde_json::to_string(&query.types).expect("texts are JSON"))
+        .bind(serde_json::to_string(&query.queues).expect("texts are JSON"))
+        .bind(query.created_after.map(Timestamp::as_micros))
+        .bind(query.created_before.map(Timestamp::as_micros))
+        .bind(i64::try_from(query.limit).unwrap_or(i64::MAX))
+        .fetch_all(pool)
+        .await
+        .map_err(store_error)?;
+    jobs(&rows)
+}
+
+pub(super) async fn log(
+    pool: &SqlitePool,
+    key: &JobKey,
+    range: LogRange,
+) -> Result<Option<LogPart>, StoreError> {
+    let rows = sqlx::query(LOG)
+        .bind(key.tenant.as_str())
+        .bind(key.id.as_uuid().as_bytes().as_slice())
+        .bind(range.after)
+        .bind(i64::try_from(range.events.max(1)).unwrap_or(i64::MAX))
+        .bind(i64::try_from(range.bytes.max(1)).unwrap_or(i64::MAX))
+        .fetch_all(pool)
+        .await
+        .map_err(store_error)?;
+    let Some(first) = rows.first() else {
+        return Ok(None);
+    };
+    let job = Arc::new(rows::job(first)?);
+    let segments = rows
+        .iter()
+        .filter_map(|row| rows::segment(row, JOB_COLUMNS).transpose())
+        .filter(|segment| !matches!(segment, Ok(segment) if segment.last_sequence() <= range.after))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(Some(LogPart { job, segments }))
+}
+
+pub(super) async fn due(
+    pool: &SqlitePool,
+    now: Timestamp,
+    limit: usize,
+) -> Result<Due, StoreError> {
+    let rows = sqlx::query(DUE)
+        .bind(i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX))
+        .fetch_all(pool)
+        .await
+        .map_err(store_error)?;
+    let mut due = Due {
+        keys: Vec::new(),
+        next: None,
+    };
+    for row in &rows {
+        let run_at = Timestamp::from_micros(get(row, 2)?);
+        if run_at > now || due.keys.len() == limit {
+            due.next = Some(run_at);
+            break;
+        }
+        due.keys.push(key_of(row)?);
+    }
+    Ok(due)
+}
+
+pub(super) async fn leases_ended(
+    pool: &SqlitePool,
+    before: Timestamp,
+    limit: usize,
+) -> Result<Vec<(JobKey, u32)>, StoreError> {
+    let rows = sqlx::query(LEASES_ENDED)
+        .bind(before.as_micros())
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(pool)
+        .await
+        .map_err(store_error)?;
+    rows.iter()
+        .map(|row| Ok((key_of(row)?, get(row, 2)?)))
+        .collect()
+}
+
+pub(super) async fn depths(pool: &SqlitePool) -> Result<Vec<(Lane, JobState, i64)>, StoreError> {
+    let rows = sqlx::query(DEPTHS)
+        .fetch_all(pool)
+        .await
+        .map_err(store_error)?;
+    rows.iter()
+        .map(|row| {
+            let lane = Lane {
+                queue: rows::name(get(row, 0)?)?,
+                job_type: rows::name(get(row, 1)?)?,
+                tenant: rows::name(get(row, 2)?)?,
+            };
+            let state: &str = get(row, 3)?;
+            let state = JobState::parse(state).ok_or_else(|| {
+                StoreError::Internal(format!("the store counts jobs in the state {state:?}"))
+            })?;
+            Ok((lane, state, get(row, 4)?))
+        })
+        .collect()
+}
+
+fn jobs(rows: &[sqlx::sqlite::SqliteRow]) -> Result<Vec<Arc<Job>>, StoreError> {
+    rows.iter()
+        .map(|row| rows::job(row).map(Arc::new))
+        .collect()
+}
+
+fn key_of(row: &sqlx::sqlite::SqliteRow) -> Result<JobKey, StoreError> {
+    Ok(JobKey {
+        tenant: rows::name(get(row, 0)?)?,
+        id: rows::job_id(get(row, 1)?)?,
+    })
+}

@@ -1,0 +1,246 @@
+//! One attempt, from the claim to the end: run it, store what it tells, keep its lease, stop it when it
+//! has to stop, and say how it went.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, Precondition};
+use crate::executor::reporter::{self, Reports};
+use crate::executor::{Attempt, Executor};
+use crate::job::event::{ErrorCode, JobError};
+use crate::job::limits::{DETAIL_BYTES_MAX, DURATION_MAX, LEASE_HEARTBEAT};
+use crate::job::{Job, Outcome, Report};
+use crate::queue::{Handed, JobQueue, Lease, Places, StopCause, StopSignal};
+
+/// Reports that are stored in one go.
+const REPORTS_MAX: usize = 512;
+/// How often something is tried again that the store has no room for.
+const NO_ROOM_RETRY: Duration = Duration::from_millis(500);
+
+/// Runs an attempt to its end, and gives its place back.
+pub(super) async fn run(
+    queue: JobQueue,
+    executor: Arc<dyn Executor>,
+    handed: Handed,
+    places: Places,
+    hand_back: CancellationToken,
+) {
+    let Handed { claimed, stop } = handed;
+    let job = claimed.job;
+    let (reporter, reports) = reporter::channel();
+    let lease = Lease {
+        key: job.key.clone(),
+        attempt: job.attempt,
+    };
+    let attempt = Attempt {
+        key: job.key.clone(),
+        job_type: job.spec.job_type.clone(),
+        number: job.attempt,
+        input: claimed.payloads.input,
+        checkpoint: claimed.payloads.checkpoint,
+        reporter,
+        stop: stop.token().clone(),
+        grace: job.spec.timeouts.cancel_grace,
+    };
+    let running = Running {
+        queue: queue.clone(),
+        lease,
+        stop,
+        reports,
+        hand_back,
+        deadline: Instant::now() + job.spec.timeouts.run_timeout.unwrap_or(DURATION_MAX),
+    };
+    tracing::debug!(job = %job.key.id, attempt = job.attempt, "attempt begins");
+    // In a task of its own: storing what it tells must not hold it up, and a panic ends in its outcome.
+    let work = tokio::spawn(executor.run(attempt));
+    let ended = running.until_end(work).await;
+    places.give_back(&job.spec.job_type);
+    match ended {
+        Some(ended) => ended.store(&queue).await,
+        None => queue.wake().await,
+    }
+    tracing::debug!(job = %job.key.id, attempt = job.attempt, "attempt ended");
+}
+
+struct Running {
+    queue: JobQueue,
+    lease: Lease,
+    stop: StopSignal,
+    reports: Reports,
+    hand_back: CancellationToken,
+    deadline: Instant,
+}
+
+/// An attempt that is over and has to be stored.
+struct Ended {
+    lease: Lease,
+    reports: Vec<Report>,
+    outcome: Outcome,
+}
+
+impl Running {
+    /// Stores what the attempt tells until it ends. `None` where it does not hold its lease any more:
+    /// then nobody wants to know.
+    async fn until_end(mut self, mut work: JoinHandle<Outcome>) -> Option<Ended> {
+        let mut heartbeat = tokio::time::interval(LEASE_HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        heartbeat.reset();
+        let mut talks = true;
+        let outcome = loop {
+            tokio::select! {
+                // A JoinHandle is cancel safe: its outcome is still there next time.
+                outcome = &mut work => break outcome,
+                // take() is cancel safe: a report is taken or still waits.
+                reports = self.reports.take(REPORTS_MAX), if talks => {
+                    talks = !reports.is_empty();
+                    if talks {
+                        self.report(reports).await;
+                        heartbeat.reset();
+                    }
+                }
+                _ = heartbeat.tick() => self.report(Vec::new()).await,
+                () = tokio::time::sleep_until(self.deadline), if self.stop.cause().is_none() => {
+                    self.stop.stop(StopCause::RunTimeout);
+                }
+                () = self.hand_back.cancelled(), if self.stop.cause().is_none() => {
+                    self.stop.stop(StopCause::Drain);
+                }
+            }
+        };
+        let outcome = outcome.unwrap_or_else(|error| {
+            Outcome::Failed(JobError::retryable(
+                "PANIC",
+                format!("the executor failed: {error}"),
+            ))
+        });
+        let cause = self.stop.cause();
+        if cause == Some(StopCause::LeaseLost) {
+            return None;
+        }
+        Some(Ended {
+            reports: self.reports.close(),
+            outcome: decided(outcome, cause),
+            lease: self.lease,
+        })
+    }
+
+    /// Stores reports, waiting for room where there is none: the work waits with them.
+    async fn report(&self, reports: Vec<Report>) {
+        let mut retry = Retry::default();
+        loop {
+            match self.queue.report(&self.lease, reports.clone()).await {
+                Ok(()) => return,
+                Err(error) if retry.may_heal(&error, &self.lease) => retry.wait().await,
+                Err(_) => {
+                    self.stop.stop(StopCause::LeaseLost);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Ended {
+    async fn store(self, queue: &JobQueue) {
+        let mut retry = Retry::default();
+        loop {
+            let finished = queue
+                .finish(&self.lease, self.reports.clone(), self.outcome.clone())
+                .await;
+            match finished {
+                Ok(job) => return say(&job),
+                Err(error) if retry.may_heal(&error, &self.lease) => retry.wait().await,
+                Err(_) => return queue.wake().await,
+            }
+        }
+    }
+}
+
+/// Patience with a store that has no room.
+#[derive(Default)]
+struct Retry {
+    said: bool,
+}
+
+impl Retry {
+    /// Whether the same thing may be stored later. Full disks are freed; everything else stays as it
+    /// is: a lease that is lost, a store that has failed.
+    fn may_heal(&mut self, error: &Error, lease: &Lease) -> bool {
+        let (job, attempt) = (lease.key.id, lease.attempt);
+        match error {
+            Error::Exhausted { .. } => {
+                if !self.said {
+                    tracing::warn!(%job, attempt, %error, "waiting for room to store what it tells");
+                }
+                self.said = true;
+                true
+            }
+            Error::Precondition(Precondition::StaleLease) => {
+                tracing::warn!(%job, attempt, "the lease is lost");
+                false
+            }
+            error => {
+                tracing::error!(%job, attempt, %error, "what it tells cannot be stored");
+                false
+            }
+        }
+    }
+
+    async fn wait(&self) {
+        tokio::time::sleep(NO_ROOM_RETRY).await;
+    }
+}
+
+/// How an attempt went, given why it was told to stop, if it was.
+fn decided(outcome: Outcome, cause: Option<StopCause>) -> Outcome {
+    match (cause, outcome) {
+        (Some(StopCause::RunTimeout), outcome) => Outcome::Failed(timed_out(outcome)),
+        (Some(StopCause::Drain), Outcome::Succeeded(result)) => Outcome::Succeeded(result),
+        (Some(StopCause::Drain), _) => Outcome::HandedBack,
+        (Some(StopCause::Cancel | StopCause::LeaseLost), outcome) => outcome,
+        (None, Outcome::Cancelled) => Outcome::Failed(
+            JobError::permanent(
+                "HANDLER_CANCELLED",
+                "it ended as cancelled, which nobody asked for",
+            )
+            .with_code(ErrorCode::Cancelled),
+        ),
+        (None, Outcome::Succeeded(Some(result))) => match result.check_size() {
+            Ok(()) => Outcome::Succeeded(Some(result)),
+            Err(problem) => Outcome::Failed(JobError::permanent(
+                "RESULT_INVALID",
+                format!("the result {problem}"),
+            )),
+        },
+        (None, outcome) => outcome,
+    }
+}
+
+fn timed_out(outcome: Outcome) -> JobError {
+    let mut error =
+        JobError::retryable("RUN_TIMEOUT", "the attempt ran longer than its run timeout")
+            .with_code(ErrorCode::DeadlineExceeded);
+    if let Outcome::Failed(how) = outcome {
+        error.detail = how.detail;
+        error
+            .detail
+            .truncate(error.detail.floor_char_boundary(DETAIL_BYTES_MAX));
+    }
+    error
+}
+
+fn say(job: &Job) {
+    let error = job.detail.error.as_ref();
+    tracing::info!(
+        job = %job.key.id,
+        job_type = %job.spec.job_type,
+        attempt = job.attempt,
+        state = job.state.as_str(),
+        reason = error.map(|error| error.reason.as_str()),
+        "attempt stored"
+    );
+}

@@ -1,0 +1,129 @@
+//! The pool of this process: takes what the queue claims for it, and runs each attempt to its end.
+//!
+//! It is a worker like any other: it holds leases, reports and finishes through the queue's door. It
+//! promises to finish or hand back whatever it was given, and to hold a place no longer than that.
+
+mod attempt;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::executor::Executor;
+use crate::job::name::Name;
+use crate::queue::{Handed, JobQueue, Places};
+
+/// What a pool is made of.
+pub struct PoolSettings {
+    /// What runs each type.
+    pub executors: HashMap<Name, Arc<dyn Executor>>,
+    /// Most jobs running at once of each type that has a bound of its own.
+    pub concurrency: HashMap<Name, usize>,
+    /// Most jobs running at once.
+    pub workers: usize,
+    /// Who it is: stands in every job that it runs.
+    pub worker_id: String,
+}
+
+/// A pool that is at work.
+#[derive(Debug)]
+pub struct Pool {
+    tasks: TaskTracker,
+    /// Tripped when attempts that still run have to be handed back.
+    hand_back: CancellationToken,
+}
+
+impl Pool {
+    /// Makes the pool known to the queue and begins to work.
+    pub async fn start(queue: JobQueue, settings: PoolSettings) -> Self {
+        let PoolSettings {
+            executors,
+            concurrency,
+            workers,
+            worker_id,
+        } = settings;
+        let by_type = executors.keys().map(|job_type| {
+            let most = concurrency.get(job_type).copied().unwrap_or(workers);
+            (job_type.clone(), most.min(workers))
+        });
+        let places = Places::new(workers, by_type);
+        let handed = queue.attach_pool(worker_id, places.clone(), workers).await;
+        let pool = Self {
+            tasks: TaskTracker::new(),
+            hand_back: CancellationToken::new(),
+        };
+        let crew = Crew {
+            queue,
+            executors,
+            places,
+            hand_back: pool.hand_back.clone(),
+            tasks: pool.tasks.clone(),
+        };
+        pool.tasks.spawn(crew.work(handed));
+        pool
+    }
+
+    /// Waits until nothing runs any more, at most `grace`; what still runs then is stopped and handed
+    /// back, which each attempt's own grace bounds. The queue must be draining already.
+    pub async fn drain(self, grace: Duration) {
+        self.tasks.close();
+        if tokio::time::timeout(grace, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            self.hand_back.cancel();
+            self.tasks.wait().await;
+        }
+    }
+}
+
+struct Crew {
+    queue: JobQueue,
+    executors: HashMap<Name, Arc<dyn Executor>>,
+    places: Places,
+    hand_back: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Crew {
+    /// Runs what is handed in, until the queue drains and nothing is on its way any more.
+    async fn work(self, mut handed: mpsc::Receiver<Handed>) {
+        loop {
+            let next = tokio::select! {
+                // recv() is cancel safe: nothing that was claimed is lost.
+                next = handed.recv() => next,
+                () = self.queue.drained() => None,
+            };
+            let Some(next) = next else { break };
+            self.begin(next);
+        }
+        // What the drain found on its way is in the channel after this, which has room for all of it.
+        self.queue.settle().await;
+        handed.close();
+        while let Some(next) = handed.recv().await {
+            self.begin(next);
+        }
+    }
+
+    fn begin(&self, handed: Handed) {
+        let job_type = handed.claimed.job.spec.job_type.clone();
+        let Some(executor) = self.executors.get(&job_type).cloned() else {
+            // Places exist for known types only, so that nothing else is ever claimed.
+            tracing::error!(%job_type, "claimed a job that this pool cannot run");
+            self.places.give_back(&job_type);
+            return;
+        };
+        let run = attempt::run(
+            self.queue.clone(),
+            executor,
+            handed,
+            self.places.clone(),
+            self.hand_back.clone(),
+        );
+        self.tasks.spawn(run);
+    }
+}
