@@ -1,7 +1,23 @@
 //! What a server is told before it starts: parsed and checked, so that everything behind it can trust it.
 //!
 //! The types here are for everyone; where the values come from (flag over environment over file over
-//! default) is the business of `file` and of the command line.
+//! default) is the business of `settings`; the file's own form that of `file`.
+
+pub mod file;
+pub mod job_type;
+pub mod key;
+pub mod listen;
+pub mod print;
+pub mod problem;
+mod section;
+pub mod settings;
+mod template;
+pub mod value;
+
+#[cfg(test)]
+mod file_tests;
+#[cfg(test)]
+mod settings_tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

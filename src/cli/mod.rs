@@ -1,0 +1,93 @@
+//! The command line: which commands there are, and nothing of what they do.
+//!
+//! Data goes to stdout, everything else to stderr. Exit codes are in `exit`; only `main` sets them.
+
+pub mod config;
+pub mod exit;
+pub mod health;
+pub mod jobs;
+pub mod logging;
+pub mod serve;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::cli::exit::Failure;
+
+const TEMPLATE: &str = "\
+{about}
+
+Examples:
+  pacenote serve                                  serve on 127.0.0.1:7430, keep jobs in pacenote.db
+  pacenote serve --config pacenote.toml           with job types of your own
+  pacenote config check                           is pacenote.toml right?
+  pacenote health && echo serving                 ask a running server
+
+{usage-heading} {usage}
+
+{all-args}{after-help}
+";
+
+/// A gRPC job service with streaming progress.
+#[derive(Parser, Debug)]
+#[command(
+    name = "pacenote",
+    version,
+    about,
+    help_template = TEMPLATE,
+    arg_required_else_help = true,
+    propagate_version = true
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Serve jobs until told to stop
+    Serve(serve::ServeArgs),
+    /// Look at the configuration without serving
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Ask a server whether it serves: exit 0 yes, 1 no, 4 not reached
+    Health(health::HealthArgs),
+    /// The commands of clients.
+    #[command(flatten)]
+    Jobs(jobs::JobsCommand),
+}
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// What to say on stderr and the exit code.
+pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    match cli.command {
+        Command::Serve(args) => serve::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Config(command) => config::run(command).map(|()| ExitCode::SUCCESS),
+        Command::Health(args) => health::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Jobs(command) => Ok(jobs::run(command)),
+    }
+}
+
+/// Tells people something. Where nobody reads stderr any more, that is no reason to end a server, as
+/// `eprintln!` would.
+pub fn say(text: &str) {
+    // Nobody is reading: fine.
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

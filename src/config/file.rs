@@ -1,0 +1,201 @@
+//! `pacenote.toml`: reading it, with every problem told at once and in its place.
+//!
+//! The file is refused as a whole or taken as a whole. Relative paths in it start at the file's own
+//! folder, whatever folder the server was started in. What flags and variables say against it is the
+//! business of `settings`. `pacenote.example.toml` lists every key.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use toml::de::{DeTable, DeValue};
+
+use crate::config::JobType;
+use crate::config::job_type;
+use crate::config::key::{KEYS, Key, describe};
+use crate::config::problem::{ConfigError, Problem, SourceText};
+use crate::config::section::{Section, bare_or_quoted};
+use crate::job::name::Name;
+
+/// Largest file. Bytes. Chosen: thousands of job types; a mistaken path to a large file is refused.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// Job types that the server brings itself.
+const BUILT_IN: [&str; 2] = ["checksum", "sleep"];
+const QUOTES: &str = "if this is meant as text, put it in double quotes";
+/// Key of the tables of job types.
+pub(super) const JOB_TYPES: &str = "job_types";
+
+/// A file that was read: its job types checked, its other keys as text for [`super::settings`].
+#[derive(Clone, PartialEq, Debug)]
+pub struct ConfigFile {
+    /// Name and text, for messages.
+    pub(super) source: SourceText,
+    /// Where its relative paths start. Absolute.
+    pub(super) folder: PathBuf,
+    /// The top-level keys that are present.
+    pub(super) values: BTreeMap<&'static str, (String, Range<usize>)>,
+    /// The configured job types.
+    pub(super) job_types: BTreeMap<Name, JobType>,
+    /// The line of every key that is present, by its path.
+    pub(super) lines: BTreeMap<String, usize>,
+}
+
+impl ConfigFile {
+    /// Reads a file. What can be read is returned beside the problems, so that a caller can go on to
+    /// find more.
+    ///
+    /// # Errors
+    /// Where there is nothing to go on with: no such file, not text, not TOML.
+    pub fn read(path: &Path) -> Result<(Self, Vec<Problem>), ConfigError> {
+        let name = path.display().to_string();
+        let refuse = |why: String| ConfigError::from(Problem::new(&name, why));
+        let text = read_bounded(path).map_err(refuse)?;
+        let absolute = std::path::absolute(path).map_err(|error| refuse(error.to_string()))?;
+        let folder = absolute.parent().unwrap_or(Path::new("/")).to_owned();
+        Self::parse(SourceText { name, text }, folder)
+    }
+
+    /// Reads text as if it were a file in `folder`. As [`ConfigFile::read`].
+    ///
+    /// # Errors
+    /// Where it is no TOML.
+    pub fn parse(source: SourceText, folder: PathBuf) -> Result<(Self, Vec<Problem>), ConfigError> {
+        let (document, errors) = DeTable::parse_recoverable(&source.text);
+        if !errors.is_empty() {
+            let place = |error: &toml::de::Error| {
+                let end = source.text.len();
+                // `listen = 127.0.0.1:80` is an "invalid float" to the parser.
+                let help = error.message().starts_with("invalid").then_some(QUOTES);
+                Problem::at(&source, error.span().unwrap_or(end..end), error.message())
+                    .with_help(help.map(str::to_owned))
+            };
+            return Err(ConfigError::new(errors.iter().map(place).collect()));
+        }
+        let table = document.get_ref();
+        let mut problems = Vec::new();
+        let mut lines = BTreeMap::new();
+        note_lines(&source, table, "", &mut lines);
+        let mut top = Section {
+            source: &source,
+            path: String::new(),
+            span: 0..0,
+            table,
+            problems: &mut problems,
+        };
+        let mut known: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
+        known.push(JOB_TYPES);
+        top.refuse_unknown(&known, |name, _| {
+            job_type::JOB_TYPE_KEYS
+                .contains(&name)
+                .then(|| format!("`{name}` belongs to a job type: put it below its [job_types.…]"))
+        });
+        let values = KEYS
+            .iter()
+            .filter_map(|key| Some((key.name, top_level(&mut top, key)?)))
+            .collect();
+        let job_types = job_types(&source, table, &folder, &mut problems);
+        let file = Self {
+            source: source.clone(),
+            folder,
+            values,
+            job_types,
+            lines,
+        };
+        Ok((file, problems))
+    }
+}
+
+/// The file's text, if it is one and not too large.
+fn read_bounded(path: &Path) -> Result<String, String> {
+    let cannot = |error: std::io::Error| format!("cannot be read: {error}");
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(cannot)?;
+    file.take(FILE_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(cannot)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(format!("is larger than {FILE_BYTES_MAX} bytes"));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        format!("is not UTF-8 text (byte {at})")
+    })
+}
+
+/// A top-level value as text; what it means is checked where all sources meet.
+fn top_level(top: &mut Section<'_>, key: &Key) -> Option<(String, Range<usize>)> {
+    top.take(key.name, key.form, |text| Ok(text.to_owned()))
+}
+
+/// The line of every top-level key and of every key of a job type.
+fn note_lines(
+    source: &SourceText,
+    table: &DeTable<'_>,
+    path: &str,
+    lines: &mut BTreeMap<String, usize>,
+) {
+    for (key, value) in table {
+        let path = format!("{path}{}", bare_or_quoted(key.get_ref()));
+        if let DeValue::Table(inner) = value.get_ref() {
+            note_lines(source, inner, &format!("{path}."), lines);
+        }
+        lines.insert(path, source.line_and_column(key.span().start).0);
+    }
+}
+
+fn job_types(
+    source: &SourceText,
+    table: &DeTable<'_>,
+    folder: &Path,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<Name, JobType> {
+    let mut types = BTreeMap::new();
+    let Some(value) = table.get(JOB_TYPES) else {
+        return types;
+    };
+    let DeValue::Table(tables) = value.get_ref() else {
+        let message = format!(
+            "{JOB_TYPES}: expected a table, found {}",
+            describe(value.get_ref())
+        );
+        let help = Some("give each type its own [job_types.NAME]".to_owned());
+        problems.push(Problem::at(source, value.span(), message).with_help(help));
+        return types;
+    };
+    for (key, value) in tables {
+        let path = format!("{JOB_TYPES}.{}", bare_or_quoted(key.get_ref()));
+        let mut refuse =
+            |span, why: &str| problems.push(Problem::at(source, span, format!("{path}: {why}")));
+        let name = match type_name(key.get_ref()) {
+            Ok(name) => Some(name),
+            Err(why) => {
+                refuse(key.span(), &why);
+                None
+            }
+        };
+        let DeValue::Table(table) = value.get_ref() else {
+            let found = describe(value.get_ref());
+            refuse(value.span(), &format!("expected a table, found {found}"));
+            continue;
+        };
+        let mut section = Section {
+            source,
+            path,
+            span: key.span(),
+            table,
+            problems,
+        };
+        let read = job_type::read(&mut section, folder);
+        types.extend(name.zip(read));
+    }
+    types
+}
+
+fn type_name(text: &str) -> Result<Name, String> {
+    if BUILT_IN.contains(&text) {
+        return Err("is built in and cannot be configured; choose another name".to_owned());
+    }
+    Name::new(text).map_err(|why| format!("the name {why}"))
+}

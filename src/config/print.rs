@@ -1,0 +1,133 @@
+//! Settings as a file: what `pacenote config print` shows.
+//!
+//! Every key is written, with a comment that says where its value came from, and the text read as a
+//! file gives the same settings again. Values of a type's `env` are printed as they are.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use crate::config::JobType;
+use crate::config::job_type::{JOB_TYPE_KEYS, PROGRESS_MODES, RESULT_MODES};
+use crate::config::key::KEYS;
+use crate::config::section::bare_or_quoted;
+use crate::config::settings::{Origin, Settings};
+use crate::config::value::{LOG_FORMATS, duration_text, size_text};
+
+/// Column at which comments begin where the value leaves room.
+const COMMENT_COLUMN: usize = 44;
+
+/// The settings as TOML with a comment behind each value.
+pub fn to_toml(settings: &Settings) -> String {
+    let mut text = String::new();
+    for key in KEYS {
+        let value = server_value(settings, key.name);
+        let what = match settings.origin(key.name) {
+            Origin::Default => format!("default; {} or {}", key.flag(), key.variable()),
+            origin => origin.to_string(),
+        };
+        line(&mut text, &format!("{} = {value}", key.name), &what);
+    }
+    for (name, job_type) in &settings.config.job_types {
+        let path = format!("job_types.{}", bare_or_quoted(name.as_str()));
+        text.push('\n');
+        line(
+            &mut text,
+            &format!("[{path}]"),
+            &settings.origin(&path).to_string(),
+        );
+        for key in JOB_TYPE_KEYS {
+            let origin = settings.origin(&format!("{path}.{key}"));
+            match type_value(job_type, key) {
+                Some(value) => line(&mut text, &format!("{key} = {value}"), &origin.to_string()),
+                None => line(
+                    &mut text,
+                    &format!("#{key} ="),
+                    "default: no limit of its own",
+                ),
+            }
+        }
+    }
+    text
+}
+
+fn line(text: &mut String, entry: &str, comment: &str) {
+    // A path may hold anything, and a line break would end the comment.
+    let comment: String = comment
+        .chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect();
+    writeln!(text, "{entry:<COMMENT_COLUMN$} # {comment}")
+        .expect("writing to a string cannot fail");
+}
+
+fn server_value(settings: &Settings, key: &str) -> String {
+    let config = &settings.config;
+    match key {
+        "listen" => quoted(&settings.listen),
+        "insecure" => settings.insecure.to_string(),
+        "store" => quoted(&format!("sqlite:{}", config.store.display())),
+        "workers" => config.workers.to_string(),
+        "checksum_root" => path(&config.checksum_root),
+        "log_bytes_max" => quoted(&size_text(config.log_bytes_max)),
+        "watchers_max" => config.watchers_max.to_string(),
+        "drain_timeout" => quoted(&duration_text(config.drain_timeout)),
+        "log" => quoted(&settings.log),
+        "log_format" => word(settings.log_format, &LOG_FORMATS),
+        _ => unreachable!("every key of KEYS is printed: a test prints them all"),
+    }
+}
+
+/// `None` for what has no value of its own.
+fn type_value(job_type: &JobType, key: &str) -> Option<String> {
+    let (settings, command) = (&job_type.settings, &job_type.command);
+    let retry = &settings.retry_policy;
+    Some(match key {
+        "command" => toml::Value::from(command.command.clone()).to_string(),
+        "dir" => path(&command.dir),
+        "env" => inline_table(command.env.iter()),
+        "allow_dash" => command.allow_dash.to_string(),
+        "queue" => quoted(settings.queue.as_str()),
+        "concurrency" => return settings.concurrency.map(|places| places.to_string()),
+        "run_timeout" => {
+            return settings
+                .timeouts
+                .run_timeout
+                .map(|limit| quoted(&duration_text(limit)));
+        }
+        "cancel_grace" => quoted(&duration_text(settings.timeouts.cancel_grace)),
+        "max_attempts" => retry.max_attempts.to_string(),
+        "initial_backoff" => quoted(&duration_text(retry.initial_backoff)),
+        "max_backoff" => quoted(&duration_text(retry.max_backoff)),
+        "result" => word(command.result, &RESULT_MODES),
+        "progress" => word(command.progress, &PROGRESS_MODES),
+        "progress_interval" => quoted(&duration_text(settings.progress_interval)),
+        _ => unreachable!("every key of JOB_TYPE_KEYS is printed: a test prints them all"),
+    })
+}
+
+fn inline_table<'a>(entries: impl Iterator<Item = (&'a String, &'a String)>) -> String {
+    let entries: Vec<String> = entries
+        .map(|(name, value)| format!("{} = {}", bare_or_quoted(name), quoted(value)))
+        .collect();
+    if entries.is_empty() {
+        "{}".to_owned()
+    } else {
+        format!("{{ {} }}", entries.join(", "))
+    }
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}
+
+fn path(path: &Path) -> String {
+    quoted(&path.display().to_string())
+}
+
+fn word<T: PartialEq>(value: T, words: &[(&str, T)]) -> String {
+    let word = words.iter().find(|(_, known)| *known == value);
+    quoted(
+        word.map(|(word, _)| *word)
+            .expect("every variant has its word"),
+    )
+}
