@@ -4,10 +4,13 @@
 //! few seconds, with whatever it started gone or counted as left behind. It knows nothing of leases,
 //! stores or the wire; what it has to tell on the way goes through a [`Reporter`].
 
+mod bounds;
 pub mod builtin;
 pub mod command;
 pub mod handler;
 pub mod reporter;
+#[cfg(test)]
+mod testing;
 
 use std::time::Duration;
 
