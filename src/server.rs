@@ -1,7 +1,7 @@
 //! Builds the parts, starts them in order, stops them in order. [`Server::serve`] is what `pacenote
 //! serve` calls, and tests, and programs that embed us.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, TypeSettings};
-use crate::error::Error;
 use crate::executor::Executor;
 use crate::executor::builtin;
 use crate::executor::command::{self, CommandExecutor};
@@ -23,7 +22,7 @@ use crate::job::time::{Clock, SystemClock};
 use crate::maintenance;
 use crate::queue::{JobQueue, KnownType, QueueSettings};
 use crate::store::sqlite::SqliteStore;
-use crate::store::{JobStore, OpenError, StoreError};
+use crate::store::{OpenError, StoreError};
 use crate::worker::{Pool, PoolSettings};
 
 /// From the end of the drain until open connections are cut. Chosen: time for last answers to arrive.
@@ -132,20 +131,20 @@ impl Server {
         end_survivors(&attempts_dir).await;
         self.add_types(&attempts_dir)?;
         let on_ready = std::mem::take(&mut self.on_ready);
-        let queue = self.open_queue(Arc::new(store)).await?;
-        let parts = self.start(queue.clone()).await;
+        let queue = JobQueue::open(Arc::new(store), self.clock.clone(), self.queue_settings())
+            .await
+            .map_err(|error| ServeError::Storage(error.to_string()))?;
+        let parts = Parts::start(&queue, self.pool_settings()).await;
 
         let (health, health_service) = tonic_health::server::health_reporter();
         set_health(&health, true).await;
         let routes = grpc::routes(queue.clone(), health_service)
             .map_err(|error| ServeError::Config(error.to_string()))?;
         let stop_serving = CancellationToken::new();
-        let serving = builder()
-            .add_routes(routes)
-            .serve_with_incoming_shutdown(
-                incoming(listener),
-                stop_serving.clone().cancelled_owned(),
-            );
+        let serving = builder().add_routes(routes).serve_with_incoming_shutdown(
+            incoming(listener),
+            stop_serving.clone().cancelled_owned(),
+        );
         let serving = tokio::spawn(serving);
         for ready in on_ready {
             ready(queue.clone());
@@ -163,14 +162,19 @@ impl Server {
         };
         stop_serving.cancel();
         let abort = serving.abort_handle();
-        if tokio::time::timeout(CONNECTIONS_GRACE, serving).await.is_err() {
+        if tokio::time::timeout(CONNECTIONS_GRACE, serving)
+            .await
+            .is_err()
+        {
             // Connections that are idle, or whose clients do not answer, would hold us for ever.
             abort.abort();
         }
         queue.close().await;
         match failure {
             None => Ok(()),
-            Some(failure) => Err(ServeError::Storage(format!("the store has failed: {failure}"))),
+            Some(failure) => Err(ServeError::Storage(format!(
+                "the store has failed: {failure}"
+            ))),
         }
     }
 
@@ -189,7 +193,7 @@ impl Server {
         Ok(())
     }
 
-    async fn open_queue(&self, store: Arc<dyn JobStore>) -> Result<JobQueue, ServeError> {
+    fn queue_settings(&self) -> QueueSettings {
         let types = self.types.iter().map(|(name, (settings, executor))| {
             let executor = Arc::clone(executor);
             let known = KnownType {
@@ -198,38 +202,25 @@ impl Server {
             };
             (name.clone(), known)
         });
-        let settings = QueueSettings {
+        QueueSettings {
             types: types.collect(),
             log_bytes_max: self.config.log_bytes_max,
             watchers_max: self.config.watchers_max,
-        };
-        JobQueue::open(store, Arc::clone(&self.clock), settings)
-            .await
-            .map_err(|error: Error| ServeError::Storage(error.to_string()))
+        }
     }
 
-    async fn start(&self, queue: JobQueue) -> Parts {
+    fn pool_settings(&self) -> PoolSettings {
         let concurrency = self.types.iter().filter_map(|(name, (settings, _))| {
             settings.concurrency.map(|most| (name.clone(), most))
         });
-        let executors: HashMap<Name, Arc<dyn Executor>> = self
-            .types
-            .iter()
-            .map(|(name, (_, executor))| (name.clone(), Arc::clone(executor)))
-            .collect();
-        let settings = PoolSettings {
+        let executors = self.types.iter();
+        let executors = executors.map(|(name, (_, executor))| (name.clone(), Arc::clone(executor)));
+        PoolSettings {
             concurrency: concurrency.collect(),
-            executors,
+            executors: executors.collect(),
             workers: self.config.workers,
             worker_id: format!("pool:{}:{}", std::process::id(), self.clock.new_id()),
-        };
-        let parts = Parts {
-            duties: TaskTracker::new(),
-            stop_duties: CancellationToken::new(),
-            pool: Pool::start(queue.clone(), settings).await,
-        };
-        maintenance::start(&queue, &parts.duties, &parts.stop_duties);
-        parts
+        }
     }
 }
 
@@ -241,6 +232,16 @@ struct Parts {
 }
 
 impl Parts {
+    async fn start(queue: &JobQueue, pool: PoolSettings) -> Self {
+        let parts = Self {
+            pool: Pool::start(queue.clone(), pool).await,
+            duties: TaskTracker::new(),
+            stop_duties: CancellationToken::new(),
+        };
+        maintenance::start(queue, &parts.duties, &parts.stop_duties);
+        parts
+    }
+
     /// Lets what runs finish, or hands it back. Answers the store's failure, if there is one.
     async fn drain(self, queue: &JobQueue, timeout: Duration) -> Option<StoreError> {
         let failure = tokio::select! {
@@ -259,7 +260,10 @@ async fn end_survivors(attempts_dir: &Path) {
     let dir = attempts_dir.to_owned();
     let ended = tokio::task::spawn_blocking(move || command::end_survivors(&dir)).await;
     if let Ok(ended @ 1..) = ended {
-        tracing::warn!(ended, "ended processes that the server before this one had left running");
+        tracing::warn!(
+            ended,
+            "ended processes that the server before this one had left running"
+        );
     }
 }
 

@@ -229,7 +229,11 @@ impl JobService for Jobs {
 /// What was checked, or everything that is wrong with the request.
 fn checked<T>(value: Option<T>, violations: Violations) -> Result<T, Status> {
     violations.into_result().map_err(status)?;
-    value.ok_or_else(|| status(Error::internal(&"a request without violations lacks a part")))
+    value.ok_or_else(|| {
+        status(Error::internal(
+            &"a request without violations lacks a part",
+        ))
+    })
 }
 
 fn basic(job: Arc<Job>) -> pb::Job {

@@ -69,7 +69,13 @@ pub(super) fn wait_timeout(
     timeout: Option<prost_types::Duration>,
     violations: &mut Violations,
 ) -> Duration {
-    duration("timeout", timeout, Duration::ZERO..=POLL_MAX, POLL_DEFAULT, violations)
+    duration(
+        "timeout",
+        timeout,
+        Duration::ZERO..=POLL_MAX,
+        POLL_DEFAULT,
+        violations,
+    )
 }
 
 /// How a job is watched.

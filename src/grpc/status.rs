@@ -18,8 +18,12 @@ pub(super) fn status(error: Error) -> Status {
     let mut metadata = HashMap::new();
     let (code, reason) = match error {
         Error::Invalid { violations } => {
-            let reason = violations.first().map_or("INVALID_FIELD", |first| first.reason);
-            let same = violations.iter().all(|violation| violation.reason == reason);
+            let reason = violations
+                .first()
+                .map_or("INVALID_FIELD", |first| first.reason);
+            let same = violations
+                .iter()
+                .all(|violation| violation.reason == reason);
             let violations: Vec<FieldViolation> = violations
                 .into_iter()
                 .map(|violation| FieldViolation {
@@ -30,7 +34,10 @@ pub(super) fn status(error: Error) -> Status {
                 })
                 .collect();
             details.set_bad_request(violations);
-            (Code::InvalidArgument, if same { reason } else { "INVALID_FIELD" })
+            (
+                Code::InvalidArgument,
+                if same { reason } else { "INVALID_FIELD" },
+            )
         }
         Error::NotFound { id } => {
             metadata.insert("job_id".to_owned(), id.to_string());

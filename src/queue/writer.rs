@@ -80,6 +80,8 @@ pub(super) struct Writer {
     requests: mpsc::Receiver<Request>,
     waiting: Waiting,
     gate: ProgressGate,
+    /// The last commit let jobs wait, or claimed some: there may be more to claim at once.
+    look_again: bool,
 }
 
 /// What a group is made of, before the store has seen it.
@@ -106,6 +108,7 @@ impl Writer {
             requests,
             waiting,
             gate: ProgressGate::default(),
+            look_again: true,
         }
     }
 
@@ -123,6 +126,7 @@ impl Writer {
     async fn next_batch(&mut self) -> Option<Batch> {
         let mut batch = Batch::default();
         let first = match self.gate.next_due() {
+            _ if std::mem::take(&mut self.look_again) => self.requests.try_recv().ok(),
             None => Some(self.requests.recv().await?),
             Some(due_at) => {
                 let wait = due_at.since(self.shared.clock.steady());
@@ -278,6 +282,9 @@ impl Writer {
 
     fn after_commit(&mut self, committed: &Committed) {
         self.waiting.moved(&committed.depth_changes);
+        let mut moved = committed.depth_changes.iter();
+        self.look_again = !committed.claimed.is_empty()
+            || moved.any(|(_, state, by)| *state == JobState::Queued && *by > 0);
         for published in &committed.published {
             let job = &published.job;
             self.gate.committed(job);

@@ -198,7 +198,7 @@ async fn check_version(
 }
 
 async fn migrate(path: &Path, writer: &mut SqliteConnection) -> Result<(), OpenError> {
-    let migrated = MIGRATIONS.run(writer).await;
+    let migrated = MIGRATIONS.run_direct(None, writer, false).await;
     migrated.map_err(|error| match error {
         MigrateError::VersionMissing(version) | MigrateError::VersionTooNew(version, _) => {
             OpenError::Unusable(format!(

@@ -1,0 +1,447 @@
+//! What the tests stand on: a server in this process, clients, and job types whose moves the test makes.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use pacenote::config::{Config, TypeSettings};
+use pacenote::executor::{Attempt, Executor};
+use pacenote::job::Outcome;
+use pacenote::job::name::Name;
+use pacenote::job::payload::Payload;
+use pacenote::pb;
+use pacenote::pb::job_service_client::JobServiceClient;
+use pacenote::queue::JobQueue;
+use pacenote::server::{ServeError, Server};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tonic::{Code, Status, Streaming};
+use tonic_types::StatusExt;
+
+/// Nothing that a test waits for takes this long.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+pub(crate) type Client = JobServiceClient<Channel>;
+
+/// Waits for something that will surely happen.
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, what)
+        .await
+        .expect("it happens long before the deadline")
+}
+
+/// A server in this process, on a store of its own.
+pub(crate) struct TestServer {
+    pub(crate) client: Client,
+    pub(crate) queue: JobQueue,
+    pub(crate) address: String,
+    shutdown: CancellationToken,
+    serving: JoinHandle<Result<(), ServeError>>,
+}
+
+/// How a test server is made.
+pub(crate) struct Setup {
+    config: Config,
+    types: Vec<(Name, TypeSettings, Box<dyn FnOnce(Server) -> Server + Send>)>,
+}
+
+impl Setup {
+    /// On a store in the folder.
+    pub(crate) fn on(dir: &Path) -> Self {
+        let config = Config {
+            store: dir.join("pacenote.db"),
+            workers: 8,
+            checksum_root: dir.to_owned(),
+            drain_timeout: Duration::from_secs(5),
+            ..Config::default()
+        };
+        Self {
+            config,
+            types: Vec::new(),
+        }
+    }
+
+    pub(crate) fn config(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.config);
+        self
+    }
+
+    /// With a job type.
+    pub(crate) fn job_type(self, name: &'static str, executor: impl Executor) -> Self {
+        self.job_type_with(name, TypeSettings::default(), executor)
+    }
+
+    pub(crate) fn job_type_with(
+        mut self,
+        name: &'static str,
+        settings: TypeSettings,
+        executor: impl Executor,
+    ) -> Self {
+        let with = {
+            let settings = settings.clone();
+            move |server: Server| server.executor(Name::of(name), settings, executor)
+        };
+        self.types.push((Name::of(name), settings, Box::new(with)));
+        self
+    }
+
+    pub(crate) async fn start(self) -> TestServer {
+        self.try_start().await.expect("the server starts")
+    }
+
+    pub(crate) async fn try_start(self) -> Result<TestServer, ServeError> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let shutdown = CancellationToken::new();
+        let (ready, queue) = oneshot::channel();
+        let mut server = Server::new(self.config).on_queue(move |queue| {
+            let _ = ready.send(queue);
+        });
+        for (_, _, with) in self.types {
+            server = with(server);
+        }
+        let mut serving = tokio::spawn(server.serve(listener, shutdown.clone().cancelled_owned()));
+        let queue = tokio::select! {
+            queue = queue => queue.expect("the server calls back once it serves"),
+            ended = &mut serving => return Err(ended.expect("no panic").expect_err("it ended early")),
+        };
+        Ok(TestServer {
+            client: connect(&address).await,
+            queue,
+            address,
+            shutdown,
+            serving,
+        })
+    }
+}
+
+impl TestServer {
+    /// A server with scripted jobs on the folder's store.
+    pub(crate) async fn with_puppets(dir: &TempDir) -> (Self, Puppets) {
+        let puppets = Puppets::default();
+        let server = Setup::on(dir.path()).job_type("puppet", puppets.clone());
+        (server.start().await, puppets)
+    }
+
+    /// Drains it and waits for its end.
+    pub(crate) async fn stop(self) -> Result<(), ServeError> {
+        self.shutdown.cancel();
+        drop(self.client);
+        soon(self.serving).await.expect("no panic")
+    }
+
+    /// Asks it to drain, and does not wait.
+    pub(crate) fn begin_stop(&self) {
+        self.shutdown.cancel();
+    }
+
+    pub(crate) async fn submit(&self, request: pb::SubmitRequest) -> pb::Job {
+        let submitted = self.client.clone().submit(request).await;
+        submitted
+            .expect("the submit is good")
+            .into_inner()
+            .job
+            .expect("a job")
+    }
+
+    pub(crate) async fn get(&self, job_id: &str) -> pb::Job {
+        let request = pb::GetRequest {
+            job_id: job_id.to_owned(),
+            view: 0,
+        };
+        let got = self.client.clone().get(request).await;
+        got.expect("the job is there")
+            .into_inner()
+            .job
+            .expect("a job")
+    }
+
+    pub(crate) async fn cancel(&self, job_id: &str) -> pb::Job {
+        let request = pb::CancelRequest {
+            job_id: job_id.to_owned(),
+            reason: "enough".to_owned(),
+        };
+        let cancelled = self.client.clone().cancel(request).await;
+        cancelled
+            .expect("a cancel never fails")
+            .into_inner()
+            .job
+            .expect("a job")
+    }
+
+    /// Waits for the end of a job.
+    pub(crate) async fn end_of(&self, job_id: &str) -> pb::Job {
+        let request = pb::WaitRequest {
+            job_id: job_id.to_owned(),
+            timeout: Some(prost_types::Duration {
+                seconds: 30,
+                nanos: 0,
+            }),
+            after_sequence: None,
+            view: 0,
+        };
+        let waited = soon(self.client.clone().wait(request)).await;
+        let waited = waited.expect("the job is there").into_inner();
+        assert!(!waited.timed_out, "the job does not end: {:?}", waited.job);
+        waited.job.expect("a job")
+    }
+
+    pub(crate) async fn watch(&self, job_id: &str, after: Option<i64>) -> Watched {
+        let request = pb::WatchJobRequest {
+            after_sequence: after,
+            ..watch_request(job_id)
+        };
+        self.try_watch(request).await.expect("a watch")
+    }
+
+    pub(crate) async fn try_watch(&self, request: pb::WatchJobRequest) -> Result<Watched, Status> {
+        let stream = self.client.clone().watch_job(request).await?;
+        Ok(Watched(stream.into_inner()))
+    }
+
+    /// The whole log, by pages.
+    pub(crate) async fn log(&self, job_id: &str) -> Vec<pb::JobEvent> {
+        let mut events = Vec::new();
+        let mut after_sequence = 0;
+        loop {
+            let request = pb::ListEventsRequest {
+                job_id: job_id.to_owned(),
+                after_sequence,
+                page_size: 1000,
+                event_types: vec![],
+            };
+            let page = self.client.clone().list_events(request).await;
+            let page = page.expect("the job is there").into_inner();
+            let done = page.events.is_empty();
+            events.extend(page.events);
+            after_sequence = page.through_sequence;
+            if done || page.job_finished {
+                return events;
+            }
+        }
+    }
+}
+
+pub(crate) async fn connect(address: &str) -> Client {
+    let endpoint = Channel::from_shared(format!("http://{address}")).expect("an address");
+    JobServiceClient::new(endpoint.connect().await.expect("the server accepts"))
+        .max_decoding_message_size(64 * 1024 * 1024)
+}
+
+pub(crate) fn submit_request(job_type: &str) -> pb::SubmitRequest {
+    pb::SubmitRequest {
+        r#type: job_type.to_owned(),
+        ..pb::SubmitRequest::default()
+    }
+}
+
+pub(crate) fn watch_request(job_id: &str) -> pb::WatchJobRequest {
+    pb::WatchJobRequest {
+        job_id: job_id.to_owned(),
+        ..pb::WatchJobRequest::default()
+    }
+}
+
+/// A watch, read message by message.
+pub(crate) struct Watched(pub(crate) Streaming<pb::WatchJobResponse>);
+
+/// What a watch gave from its beginning to its end.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    pub(crate) events: Vec<pb::JobEvent>,
+    pub(crate) snapshots: Vec<pb::Job>,
+    pub(crate) gaps: Vec<pb::EventGap>,
+    pub(crate) through: i64,
+    pub(crate) messages: usize,
+}
+
+impl Watched {
+    pub(crate) async fn next(&mut self) -> Result<Option<pb::WatchJobResponse>, Status> {
+        soon(self.0.message()).await
+    }
+
+    /// The next message that is no heartbeat.
+    pub(crate) async fn next_content(&mut self) -> pb::WatchJobResponse {
+        loop {
+            let message = self.next().await.expect("no error").expect("no end");
+            if !matches!(
+                message.content,
+                Some(pb::watch_job_response::Content::Heartbeat(_))
+            ) {
+                return message;
+            }
+        }
+    }
+
+    /// Reads until the end, which must be OK.
+    pub(crate) async fn to_end(mut self) -> Told {
+        let mut told = Told::default();
+        while let Some(message) = self.next().await.expect("the watch ends with OK") {
+            told.add(message);
+        }
+        told
+    }
+
+    /// Reads until the end, which must be an error.
+    pub(crate) async fn to_error(mut self) -> (Told, Status) {
+        let mut told = Told::default();
+        loop {
+            match self.next().await {
+                Ok(Some(message)) => told.add(message),
+                Ok(None) => panic!("the watch ended with OK: {told:?}"),
+                Err(status) => return (told, status),
+            }
+        }
+    }
+
+    /// Reads until an event with the sequence has come.
+    pub(crate) async fn until(&mut self, sequence: i64) -> Told {
+        let mut told = Told::default();
+        while told
+            .events
+            .last()
+            .is_none_or(|last| last.sequence < sequence)
+        {
+            let message = self.next().await.expect("no error").expect("no end yet");
+            told.add(message);
+        }
+        told
+    }
+}
+
+impl Told {
+    pub(crate) fn add(&mut self, message: pb::WatchJobResponse) {
+        use pb::watch_job_response::Content;
+        assert!(message.through_sequence >= self.through, "{message:?}");
+        self.through = message.through_sequence;
+        self.messages += 1;
+        match message.content.expect("every message says something") {
+            Content::Snapshot(job) => self.snapshots.push(job),
+            Content::Events(batch) => {
+                let events = batch.decoded().expect("events");
+                assert!(!events.is_empty() && events.len() <= 256);
+                let last = events.last().map_or(0, |last| last.sequence);
+                assert!(
+                    message.through_sequence >= last,
+                    "events travel ahead of through"
+                );
+                self.events.extend(events);
+            }
+            Content::Gap(gap) => self.gaps.push(gap),
+            Content::Heartbeat(_) => {}
+        }
+    }
+
+    pub(crate) fn sequences(&self) -> Vec<i64> {
+        self.events.iter().map(|event| event.sequence).collect()
+    }
+}
+
+/// The reason and metadata that an error carries, and its bad fields.
+pub(crate) fn reason_of(status: &Status) -> (Code, String) {
+    let details = status.get_error_details();
+    let info = details.error_info().expect("every error has an ErrorInfo");
+    assert_eq!(info.domain, "pacenote.dev");
+    (status.code(), info.reason.clone())
+}
+
+pub(crate) fn bad_fields(status: &Status) -> Vec<String> {
+    let details = status.get_error_details();
+    let bad = details.bad_request().expect("a BadRequest");
+    bad.field_violations
+        .iter()
+        .map(|v| v.field.clone())
+        .collect()
+}
+
+/// A job type whose attempts do what the test tells them to, and nothing else.
+#[derive(Clone)]
+pub(crate) struct Puppets {
+    begun: mpsc::UnboundedSender<Puppet>,
+    waiting: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Puppet>>>,
+    aside: Arc<Mutex<HashMap<String, Vec<Puppet>>>>,
+}
+
+/// One attempt in the test's hands.
+pub(crate) struct Puppet {
+    pub(crate) attempt: Attempt,
+    end: oneshot::Sender<Outcome>,
+}
+
+impl Default for Puppets {
+    fn default() -> Self {
+        let (begun, waiting) = mpsc::unbounded_channel();
+        Self {
+            begun,
+            waiting: Arc::new(tokio::sync::Mutex::new(waiting)),
+            aside: Arc::default(),
+        }
+    }
+}
+
+impl Executor for Puppets {
+    fn run(&self, attempt: Attempt) -> BoxFuture<'static, Outcome> {
+        let (end, ended) = oneshot::channel();
+        let stop = attempt.stop.clone();
+        let begun = self.begun.send(Puppet { attempt, end });
+        Box::pin(async move {
+            begun.expect("the test is there");
+            match ended.await {
+                Ok(outcome) => outcome,
+                // The test has let go of it: it does what every attempt should.
+                Err(_) => {
+                    stop.cancelled().await;
+                    Outcome::Cancelled
+                }
+            }
+        })
+    }
+}
+
+impl Puppets {
+    /// The next attempt that begins.
+    pub(crate) async fn next(&self) -> Puppet {
+        soon(async { self.waiting.lock().await.recv().await })
+            .await
+            .expect("an attempt")
+    }
+
+    /// Whether an attempt has begun that nobody took.
+    pub(crate) async fn is_idle(&self) -> bool {
+        self.waiting.lock().await.is_empty()
+    }
+}
+
+impl Puppet {
+    pub(crate) fn end(self, outcome: Outcome) {
+        self.end
+            .send(outcome)
+            .expect("the attempt waits for its end");
+    }
+
+    pub(crate) fn succeed(self) {
+        self.end(Outcome::Succeeded(Some(Payload::text("done"))));
+    }
+
+    pub(crate) async fn say(&self, text: &str) {
+        let chunk = Payload::text(text);
+        let said = self.attempt.reporter.output("stdout", chunk).await;
+        said.expect("the attempt is alive");
+    }
+}
+
+/// A folder that goes with the test.
+pub(crate) fn folder() -> TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+/// The binary under test.
+pub(crate) fn binary() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_pacenote"))
+}

@@ -1,0 +1,4 @@
+//! Through the public door: a real server on a free port, a real store, real gRPC.
+
+mod harness;
+mod jobs;
