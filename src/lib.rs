@@ -1,4 +1,5 @@
 //! A gRPC job service with streaming progress.
+pub mod client;
 pub mod config;
 pub mod executor;
 pub mod job;
