@@ -1,4 +1,5 @@
 //! A gRPC job service with streaming progress.
+pub mod cli;
 pub mod client;
 pub mod config;
 pub mod executor;

@@ -1,1 +1,6 @@
-fn main(){}
+//! The program: everything is in `cli`.
+
+#[tokio::main]
+async fn main() -> std::process::ExitCode {
+    pacenote::cli::main().await
+}

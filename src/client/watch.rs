@@ -74,7 +74,7 @@ enum Phase {
     /// Waits for the stream, at most until then. Kept here, so that dropping `next()` loses nothing.
     Opening(BoxFuture<'static, Result<Source, Status>>, Instant),
     /// Reads, and was last heard from then.
-    Reading(Source, Instant),
+    Reading(Box<Source>, Instant),
     Over,
 }
 
@@ -96,7 +96,7 @@ enum Source {
 
 /// What a stream says next.
 enum Heard {
-    Message(pb::WatchJobResponse, Option<bool>),
+    Message(Box<pb::WatchJobResponse>, Option<bool>),
     /// The server ended it with OK.
     End,
 }
@@ -104,13 +104,12 @@ enum Heard {
 impl Source {
     async fn next(&mut self) -> Result<Heard, Status> {
         Ok(match self {
-            Self::Watch(stream) => stream
-                .message()
-                .await?
-                .map_or(Heard::End, |message| Heard::Message(message, None)),
+            Self::Watch(stream) => stream.message().await?.map_or(Heard::End, |message| {
+                Heard::Message(Box::new(message), None)
+            }),
             Self::Run(stream) => stream.message().await?.map_or(Heard::End, |message| {
                 let update = message.update.unwrap_or_default();
-                Heard::Message(update, Some(message.deduplicated))
+                Heard::Message(Box::new(update), Some(message.deduplicated))
             }),
         })
     }
@@ -186,7 +185,7 @@ impl Watch {
             }
             let failure = match self.listen().await {
                 Ok(Heard::Message(message, deduplicated)) => {
-                    self.take(message, deduplicated);
+                    self.take(*message, deduplicated);
                     continue;
                 }
                 // Only a final snapshot ends a job's watch: an OK without one was a proxy's.
@@ -212,7 +211,9 @@ impl Watch {
                 }
                 Phase::Opening(opening, until) => {
                     match tokio::time::timeout_at(*until, opening).await {
-                        Ok(Ok(source)) => self.phase = Phase::Reading(source, Instant::now()),
+                        Ok(Ok(source)) => {
+                            self.phase = Phase::Reading(Box::new(source), Instant::now())
+                        }
                         Ok(Err(status)) => return Err(Failure::from(status)),
                         Err(_) => return Err(self.leave_connection("the server did not answer")),
                     }
