@@ -28,7 +28,7 @@ pub(crate) const JOB_ID: &str = "0198c0de-0000-7000-8000-000000000001";
 /// One step of a scripted stream.
 #[derive(Clone)]
 pub(crate) enum Step {
-    Send(pb::WatchJobResponse),
+    Send(Box<pb::WatchJobResponse>),
     Fail(Status),
     /// Says nothing more.
     Silence,
@@ -306,7 +306,7 @@ fn play(
             let (cut, goaway) = (cut.clone(), goaway.clone());
             async move {
                 match step {
-                    Step::Send(message) => Ok(message),
+                    Step::Send(message) => Ok(*message),
                     Step::Fail(status) => Err(status),
                     Step::Goaway => {
                         goaway.send_modify(|ends| *ends += 1);
@@ -337,21 +337,21 @@ pub(crate) fn job(state: State, last_sequence: i64) -> pb::Job {
 }
 
 pub(crate) fn snapshot(job: pb::Job, through_sequence: i64) -> Step {
-    Step::Send(pb::WatchJobResponse {
+    Step::Send(Box::new(pb::WatchJobResponse {
         through_sequence,
         content: Some(Content::Snapshot(job)),
-    })
+    }))
 }
 
 pub(crate) fn heartbeat(through_sequence: i64) -> Step {
-    Step::Send(pb::WatchJobResponse {
+    Step::Send(Box::new(pb::WatchJobResponse {
         through_sequence,
         content: Some(Content::Heartbeat(pb::Heartbeat::default())),
-    })
+    }))
 }
 
 pub(crate) fn gap(first: i64, last: i64) -> Step {
-    Step::Send(pb::WatchJobResponse {
+    Step::Send(Box::new(pb::WatchJobResponse {
         through_sequence: last,
         content: Some(Content::Gap(pb::EventGap {
             cause: pb::event_gap::Cause::Retention.into(),
@@ -359,7 +359,7 @@ pub(crate) fn gap(first: i64, last: i64) -> Step {
             first_missing_sequence: first,
             last_missing_sequence: last,
         })),
-    })
+    }))
 }
 
 /// An event about nothing in particular.
@@ -386,10 +386,10 @@ pub(crate) fn event_of(sequence: i64, event: pb::job_event::Event) -> pb::JobEve
 
 pub(crate) fn batch(events: &[pb::JobEvent], through_sequence: i64) -> Step {
     let events = events.iter().map(|e| e.encode_to_vec().into()).collect();
-    Step::Send(pb::WatchJobResponse {
+    Step::Send(Box::new(pb::WatchJobResponse {
         through_sequence,
         content: Some(Content::Events(pb::EventBatch { events })),
-    })
+    }))
 }
 
 /// The whole rest of a log of `last` events in batches of `size`, with its end, as an honest server

@@ -191,7 +191,7 @@ impl View {
                 self.result(job)
             }
             Kind::Lines => {
-                self.output.line(&format!("end {}", ending(job)))?;
+                self.output.line(&format!("end {}", text::ending(job)))?;
                 if let Some(result) = &job.result {
                     let result = text::payload(result);
                     let result = escape::escape(result.trim_end());
@@ -205,7 +205,7 @@ impl View {
                 } else {
                     "✘"
                 };
-                say(&format!("{mark} {}", ending(job)));
+                say(&format!("{mark} {}", text::ending(job)));
                 self.result(job)
             }
         }
@@ -234,19 +234,4 @@ impl View {
             _ => Ok(()),
         }
     }
-}
-
-/// `SUCCEEDED after 3s 200ms`, with the error of a job that has one.
-fn ending(job: &pb::Job) -> String {
-    let mut text = text::state(job.state()).to_owned();
-    if let Some(took) = text::took(job) {
-        text.push_str(&format!(" after {}", humantime::format_duration(took)));
-    }
-    if let Some(error) = &job.error {
-        text.push_str(&format!(" {}", text::job_error(error)));
-    }
-    if !job.cancel_reason.is_empty() {
-        text.push_str(&format!(" ({})", escape::escape(&job.cancel_reason)));
-    }
-    text
 }

@@ -11,7 +11,7 @@ mod input;
 mod json;
 mod output;
 mod screen;
-mod text;
+pub(crate) mod text;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -23,8 +23,9 @@ pub use args::{
 };
 pub(crate) use escape::escape;
 pub(crate) use exit::{Exit, Stop};
+pub(crate) use output::{Output, say};
+pub(crate) use screen::Screen;
 
-use crate::cli::jobs::output::{Output, say};
 use crate::client::{Client, RunOptions, WatchOptions};
 use crate::pb;
 use crate::pb::job::State;
@@ -273,4 +274,9 @@ fn show(job: &pb::Job, output: Output) -> Result<(), Stop> {
 
 fn page_size(left: u32) -> i32 {
     i32::try_from(left.min(PAGE_MAX)).expect("a page fits")
+}
+
+/// A payload of JSON known to be valid when the program was written.
+pub(crate) fn json_payload(text: &str) -> pb::Payload {
+    input::json("the source", text).expect("valid JSON in the source")
 }

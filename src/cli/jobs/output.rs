@@ -11,17 +11,17 @@ use crate::pb::payload::Content;
 
 /// How a command speaks.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Output {
+pub(crate) struct Output {
     /// Data as canonical proto JSON.
-    pub(super) json: bool,
+    pub(crate) json: bool,
     /// Nothing but data.
-    pub(super) quiet: bool,
+    pub(crate) quiet: bool,
     /// A person is looking at stdout.
-    pub(super) is_terminal: bool,
+    pub(crate) is_terminal: bool,
 }
 
 impl Output {
-    pub(super) fn new(common: &Common) -> Self {
+    pub(crate) fn new(common: &Common) -> Self {
         Self {
             json: common.json,
             quiet: common.quiet,
@@ -30,26 +30,26 @@ impl Output {
     }
 
     /// Text that is escaped already, as a line of stdout.
-    pub(super) fn line(self, text: &str) -> io::Result<()> {
+    pub(crate) fn line(self, text: &str) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
         writeln!(stdout, "{text}")?;
         stdout.flush()
     }
 
     /// A message as a line of JSON.
-    pub(super) fn message(self, message: &impl ReflectMessage) -> io::Result<()> {
+    pub(crate) fn message(self, message: &impl ReflectMessage) -> io::Result<()> {
         self.line(&json::line(message)?)
     }
 
     /// A note for people on stderr; `--quiet` keeps it back.
-    pub(super) fn note(self, text: &str) {
+    pub(crate) fn note(self, text: &str) {
         if !self.quiet {
             say(text);
         }
     }
 
     /// A job's own output, on stderr for its stream of that name, as it is; a terminal sees it escaped.
-    pub(super) fn chunk(self, chunk: &pb::OutputChunk) -> io::Result<()> {
+    pub(crate) fn chunk(self, chunk: &pb::OutputChunk) -> io::Result<()> {
         let Some(payload) = &chunk.chunk else {
             return Ok(());
         };
@@ -66,7 +66,7 @@ impl Output {
 }
 
 /// A line on stderr. Where that is gone, nobody is listening: fine.
-pub(super) fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 

@@ -15,7 +15,7 @@ pub(super) fn state(state: State) -> &'static str {
 }
 
 /// One event: sequence, kind, text.
-pub(super) fn event(event: &pb::JobEvent) -> String {
+pub(crate) fn event(event: &pb::JobEvent) -> String {
     let sequence = event.sequence;
     match &event.event {
         Some(Event::StateChange(change)) => {
@@ -146,7 +146,7 @@ pub(super) fn gap(gap: &pb::EventGap) -> String {
 }
 
 /// A payload as text, not escaped: JSON as JSON, text as it is, bytes as well as they can be read.
-pub(super) fn payload(payload: &pb::Payload) -> String {
+pub(crate) fn payload(payload: &pb::Payload) -> String {
     match &payload.content {
         None => String::new(),
         Some(Content::Json(value)) => {
@@ -165,6 +165,21 @@ pub(super) fn took(job: &pb::Job) -> Option<Duration> {
     let took = end.duration_since(start).ok()?;
     // Milliseconds are all that a person reads.
     Some(Duration::from_millis(u64::try_from(took.as_millis()).ok()?))
+}
+
+/// `SUCCEEDED after 3s 200ms`, with the error of a job that has one.
+pub(crate) fn ending(job: &pb::Job) -> String {
+    let mut text = state(job.state()).to_owned();
+    if let Some(took) = took(job) {
+        text.push_str(&format!(" after {}", humantime::format_duration(took)));
+    }
+    if let Some(error) = &job.error {
+        text.push_str(&format!(" {}", job_error(error)));
+    }
+    if !job.cancel_reason.is_empty() {
+        text.push_str(&format!(" ({})", escape(&job.cancel_reason)));
+    }
+    text
 }
 
 /// A job as `get` and `wait` show it: a field a line.
