@@ -3,6 +3,7 @@
 
 mod fake;
 
+use std::io::BufRead;
 use std::time::Duration;
 
 use assert_cmd::Command;
@@ -499,4 +500,39 @@ async fn a_reader_that_went_away_ends_it_quietly() {
     .await
     .expect("the program was run");
     assert_eq!((text.as_str(), status.code()), ("", Some(0)));
+}
+
+/// Goal: Ctrl-C leaves the job alone and says how to go on. Method: interrupt a watch once its first
+/// event is on stdout.
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_ends_the_watch_and_names_the_way_back() {
+    let fake = Fake::start(watches(vec![batch(&[event(1)], 1), Step::Silence])).await;
+    let server = fake.address.to_string();
+    let output = tokio::task::spawn_blocking(move || {
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_pacenote"))
+            .args(["watch", JOB_ID, "--after", "0"])
+            .env("PACENOTE_SERVER", server)
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("started");
+        let mut line = String::new();
+        let stdout = child.stdout.as_mut().expect("piped");
+        std::io::BufReader::new(stdout)
+            .read_line(&mut line)
+            .expect("a line");
+        let pid = i32::try_from(child.id()).expect("a pid fits");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGINT)
+            .expect("it runs");
+        child.wait_with_output().expect("it ends")
+    })
+    .await
+    .expect("the program was run");
+    let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!(
+        stderr,
+        format!("go on with: pacenote watch {JOB_ID} --after 1\n")
+    );
+    assert_eq!(output.status.code(), Some(130));
+    assert_eq!(fake.asked(|asked| asked.cancel.len()), 0);
 }

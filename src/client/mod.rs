@@ -104,6 +104,9 @@ impl Client {
     /// # Errors
     /// [`ClientError::Endpoint`] where the address cannot be used, [`ClientError::Connect`] where nobody
     /// answers.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: dropping the future leaves nothing behind.
     pub async fn connect(endpoint: impl Into<String>) -> Result<Self, ClientError> {
         Self::connect_with(endpoint, Settings::default()).await
     }
@@ -112,6 +115,9 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::connect`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe: dropping the future leaves nothing behind.
     pub async fn connect_with(
         endpoint: impl Into<String>,
         settings: Settings,
@@ -139,6 +145,9 @@ impl Client {
     /// [`ClientError::Refused`] with `INVALID_FIELD`, `UNKNOWN_TYPE` or `IDEMPOTENCY_KEY_REUSED`;
     /// [`ClientError::Unavailable`] and [`ClientError::Deadline`], after which only a submit with a key
     /// can be repeated safely.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not take back what was sent: the job may exist.
     pub async fn submit(
         &self,
         request: pb::SubmitRequest,
@@ -162,6 +171,9 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Refused`] with `JOB_NOT_FOUND`.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not take back what was sent, which changes nothing.
     pub async fn get(&self, job_id: impl Into<String>) -> Result<pb::Job, ClientError> {
         let request = pb::GetRequest {
             job_id: job_id.into(),
@@ -177,6 +189,9 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Refused`] with `INVALID_FIELD`.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not take back what was sent, which changes nothing.
     pub async fn list(&self, request: pb::ListRequest) -> Result<pb::ListResponse, ClientError> {
         self.read(request, |mut service, request| async move {
             service.list(request).await
@@ -189,6 +204,9 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Refused`] with `JOB_NOT_FOUND`.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not take back what was sent, which changes nothing.
     pub async fn wait(
         &self,
         job_id: impl Into<String>,
@@ -214,6 +232,9 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Refused`] with `JOB_NOT_FOUND`.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not take back what was sent: the job may be asked to stop.
     pub async fn cancel(
         &self,
         job_id: impl Into<String>,
@@ -233,6 +254,9 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Refused`] with `JOB_NOT_FOUND` or `SEQUENCE_AHEAD`.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not take back what was sent, which changes nothing.
     pub async fn list_events(
         &self,
         request: pb::ListEventsRequest,

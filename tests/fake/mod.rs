@@ -190,7 +190,7 @@ async fn forward(front: TcpListener, behind: SocketAddr, cut: watch::Sender<u64>
 async fn drain(far: &mut TcpStream, near: &mut TcpStream) {
     let mut bytes = vec![0; 64 << 10];
     while let Ok(Ok(count @ 1..)) =
-        tokio::time::timeout(Duration::from_millis(20), far.read(&mut bytes)).await
+        tokio::time::timeout(Duration::from_millis(50), far.read(&mut bytes)).await
     {
         if near.write_all(&bytes[..count]).await.is_err() {
             return;

@@ -119,7 +119,7 @@ async fn tour(address: &str, root: &Path) -> anyhow::Result<()> {
     let job = cut_and_resume(&client, submit("checksum", Some(input)), false).await?;
     ensure!(job.state() == State::Succeeded, "checksum did not succeed");
 
-    output().line("\n2. demo-command: a shell script of six lines")?;
+    output().line("\n2. demo-command: a shell script")?;
     let job = cut_and_resume(&client, submit("demo-command", None), true).await?;
     ensure!(
         job.state() == State::Succeeded,

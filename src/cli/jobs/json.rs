@@ -5,7 +5,7 @@
 
 use std::io::{self, Write};
 
-use prost_reflect::ReflectMessage;
+use prost_reflect::{DynamicMessage, ReflectMessage};
 use serde::Serialize;
 use serde_json::ser::Formatter;
 
@@ -15,11 +15,16 @@ use crate::cli::jobs::escape::drives_a_terminal;
 pub(super) const INTEGER_MAX: f64 = 9_007_199_254_740_992.0;
 
 /// A message as one line, without its line feed.
+///
+/// # Errors
+/// Where it nests deeper than prost decodes (100 messages), or holds a number JSON has no word for.
 pub(super) fn line(message: &impl ReflectMessage) -> io::Result<String> {
     let mut bytes = Vec::new();
     let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, Plain);
-    message
-        .transcode_to_dynamic()
+    // Not transcode_to_dynamic(), which panics on a value that nests deeper than prost decodes.
+    let dynamic = DynamicMessage::decode(message.descriptor(), message.encode_to_vec().as_slice())
+        .map_err(io::Error::other)?;
+    dynamic
         .serialize(&mut serializer)
         .map_err(io::Error::other)?;
     Ok(String::from_utf8(bytes).expect("serde_json writes UTF-8"))
