@@ -1,5 +1,6 @@
 //! A gRPC job service with streaming progress.
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod error;
 pub mod events;

@@ -3,6 +3,7 @@
 //! Data goes to stdout, everything else to stderr. Exit codes are in `exit`; only `main` sets them.
 
 pub mod config;
+pub mod demo;
 pub mod exit;
 pub mod health;
 pub mod jobs;
@@ -24,6 +25,9 @@ Examples:
   pacenote serve --config pacenote.toml           with job types of your own
   pacenote config check                           is pacenote.toml right?
   pacenote health && echo serving                 ask a running server
+  pacenote demo                                   see it work, on a store that goes with it
+  pacenote submit sleep --watch                   submit a job and watch it to its end
+  pacenote watch ID --after 12                    resume a watch behind event 12
 
 {usage-heading} {usage}
 
@@ -56,9 +60,11 @@ pub enum Command {
     Config(config::ConfigCommand),
     /// Ask a server whether it serves: exit 0 yes, 1 no, 4 not reached
     Health(health::HealthArgs),
+    /// See it work: a server, three jobs, a watch that is cut and resumed
+    Demo(demo::DemoArgs),
     /// The commands of clients.
     #[command(flatten)]
-    Jobs(jobs::JobsCommand),
+    Jobs(Box<jobs::JobsCommand>),
 }
 
 /// Runs a command to its end.
@@ -70,8 +76,19 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Serve(args) => serve::run(args).map(|()| ExitCode::SUCCESS),
         Command::Config(command) => config::run(command).map(|()| ExitCode::SUCCESS),
         Command::Health(args) => health::run(args).map(|()| ExitCode::SUCCESS),
-        Command::Jobs(command) => Ok(jobs::run(command)),
+        Command::Demo(args) => block_on(demo::run(args)),
+        Command::Jobs(command) => block_on(jobs::run(*command)),
     }
+}
+
+/// Runs a command of a client on a runtime of its own.
+fn block_on(command: impl Future<Output = ExitCode>) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Runtime::new()
+        .map_err(|error| Failure::new(exit::Exit::Storage, error.to_string()))?;
+    let code = runtime.block_on(command);
+    // Whatever still blocks a thread, such as a read of the terminal, does not hold up the exit.
+    runtime.shutdown_background();
+    Ok(code)
 }
 
 /// Tells people something. Where nobody reads stderr any more, that is no reason to end a server, as
