@@ -1,6 +1,9 @@
 //! What a child inherits, and descriptors that the runtime watches: the one module of this crate that
 //! needs `unsafe`.
-#![expect(unsafe_code, reason = "what a child inherits can only be set between fork and exec")]
+#![expect(
+    unsafe_code,
+    reason = "what a child inherits can only be set between fork and exec"
+)]
 
 use std::io;
 #[cfg(target_os = "linux")]
@@ -33,7 +36,14 @@ fn mark_all() -> io::Result<()> {
     let (first, last) = (3_u32, u32::MAX);
     // SAFETY: takes three integers and changes only flags of descriptors. As a bare system call,
     // because not every libc has it.
-    let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) };
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            last,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
     if done == 0 {
         return Ok(());
     }

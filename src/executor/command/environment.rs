@@ -44,13 +44,19 @@ pub(super) fn of_type(own: &BTreeMap<String, String>) -> Environment {
 pub(super) fn check(own: &BTreeMap<String, String>) -> Result<(), String> {
     for (name, value) in own {
         if name.is_empty() || name.contains(['=', '\0']) {
-            return Err(format!("env has the name {name:?}, which no environment can hold"));
+            return Err(format!(
+                "env has the name {name:?}, which no environment can hold"
+            ));
         }
         if value.contains('\0') {
-            return Err(format!("env.{name} has a NUL character; no environment can hold one"));
+            return Err(format!(
+                "env.{name} has a NUL character; no environment can hold one"
+            ));
         }
         if name.starts_with("PACENOTE_") {
-            return Err(format!("env.{name}: names that begin with PACENOTE_ are the server's own"));
+            return Err(format!(
+                "env.{name}: names that begin with PACENOTE_ are the server's own"
+            ));
         }
     }
     Ok(())
@@ -61,7 +67,11 @@ pub(super) fn check(own: &BTreeMap<String, String>) -> Result<(), String> {
 ///
 /// # Errors
 /// Not found, with where it was looked for.
-pub(super) fn find_program(name: &str, environment: &Environment, dir: &Path) -> io::Result<PathBuf> {
+pub(super) fn find_program(
+    name: &str,
+    environment: &Environment,
+    dir: &Path,
+) -> io::Result<PathBuf> {
     if name.contains('/') {
         return Ok(dir.join(name));
     }
@@ -79,7 +89,10 @@ pub(super) fn find_program(name: &str, environment: &Environment, dir: &Path) ->
         }
     }
     without_permission.ok_or_else(|| {
-        let message = format!("{name:?} is in no folder of PATH ({})", path.to_string_lossy());
+        let message = format!(
+            "{name:?} is in no folder of PATH ({})",
+            path.to_string_lossy()
+        );
         io::Error::new(io::ErrorKind::NotFound, message)
     })
 }

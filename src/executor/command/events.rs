@@ -221,8 +221,9 @@ impl Events {
         } else {
             ""
         };
-        let message =
-            format!("a line written to PACENOTE_EVENTS was not understood: {problem}: {beginning}{more}");
+        let message = format!(
+            "a line written to PACENOTE_EVENTS was not understood: {problem}: {beginning}{more}"
+        );
         // Nobody is listening any more: fine.
         let _ = self.reporter.log(LogLevel::Warn, message).await;
     }
@@ -248,7 +249,10 @@ mod tests {
     use crate::job::Report;
 
     /// What is told, and the result, when a program writes this.
-    async fn told(written: &[u8], mode: ResultMode) -> (Vec<Report>, Option<Result<Payload, String>>) {
+    async fn told(
+        written: &[u8],
+        mode: ResultMode,
+    ) -> (Vec<Report>, Option<Result<Payload, String>>) {
         let mut harness = Harness::new(None);
         let reporter = harness.take_attempt().reporter;
         let mut events = Events::new(reporter, mode, ProgressMode::Auto, Arc::default());
@@ -288,7 +292,9 @@ mod tests {
             if stream == "output" && chunk.as_bytes() == b"a"));
         assert!(matches!(&reports[2], Report::Output { stream, chunk }
             if stream == "rows" && chunk.as_bytes() == b"null"));
-        assert!(matches!(&reports[3], Report::Log(l) if l.level == LogLevel::Error && l.fields.len() == 1));
+        assert!(
+            matches!(&reports[3], Report::Log(l) if l.level == LogLevel::Error && l.fields.len() == 1)
+        );
         assert!(matches!(&reports[4], Report::Log(l) if l.level == LogLevel::Info));
         assert!(matches!(&reports[5], Report::Checkpoint(_)));
         let result = result.expect("given").expect("valid");
@@ -314,7 +320,10 @@ mod tests {
             let warnings = warnings(&reports);
             assert_eq!(warnings.len(), 1, "{bad}: {reports:?}");
             assert!(warnings[0].contains(bad), "{warnings:?}");
-            assert!(matches!(reports.last(), Some(Report::Output { .. })), "{bad}");
+            assert!(
+                matches!(reports.last(), Some(Report::Output { .. })),
+                "{bad}"
+            );
         }
     }
 
@@ -327,13 +336,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_line_or_result_beyond_the_bound_is_refused_and_the_next_line_is_read() {
-        let huge = format!("{{\"result\":\"{}\"}}\n{{\"output\":{{\"text\":\"n\"}}}}\n", "x".repeat(EVENT_LINE_BYTES_MAX));
+        let huge = format!(
+            "{{\"result\":\"{}\"}}\n{{\"output\":{{\"text\":\"n\"}}}}\n",
+            "x".repeat(EVENT_LINE_BYTES_MAX)
+        );
         let (reports, result) = told(huge.as_bytes(), ResultMode::Events).await;
         assert!(result.expect("given").is_err());
         assert_eq!(reports.len(), 2);
         let at = async |bytes: usize| {
             let line = format!("{{\"result\":\"{}\"}}", "x".repeat(bytes));
-            told(line.as_bytes(), ResultMode::Events).await.1.expect("given")
+            told(line.as_bytes(), ResultMode::Events)
+                .await
+                .1
+                .expect("given")
         };
         assert!(at(PAYLOAD_BYTES_MAX - 8).await.is_ok());
         assert!(at(PAYLOAD_BYTES_MAX - 7).await.is_err());

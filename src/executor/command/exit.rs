@@ -22,7 +22,9 @@ pub(super) fn error_of(status: ExitStatus, last_lines: String) -> JobError {
     let error = match (status.code(), status.signal()) {
         (Some(code), _) => exit_code(code, last_line),
         (None, Some(number)) => signal(number, status.core_dumped()),
-        (None, None) => JobError::retryable("EXIT_CODE", format!("the program ended with {status}")),
+        (None, None) => {
+            JobError::retryable("EXIT_CODE", format!("the program ended with {status}"))
+        }
     };
     error.with_detail(last_lines)
 }
@@ -34,7 +36,9 @@ pub(super) fn spawn_error(error: &io::Error, program: &str, dir: &Path) -> JobEr
         _ if !dir.is_dir() => format!("its folder {} does not exist", dir.display()),
         Some(Errno::EACCES) => format!("{error}: is it a file with permission to execute?"),
         Some(Errno::ENOENT) => {
-            format!("{error}: neither the file nor the interpreter in its first line may be missing")
+            format!(
+                "{error}: neither the file nor the interpreter in its first line may be missing"
+            )
         }
         Some(Errno::E2BIG) => format!("{error}: read the input from stdin instead"),
         _ => error.to_string(),
@@ -82,7 +86,11 @@ fn signal(number: i32, core_dumped: bool) -> JobError {
         |_| format!("SIG{number}"),
         |signal| signal.as_str().to_owned(),
     );
-    let core = if core_dumped { " and dumped its core" } else { "" };
+    let core = if core_dumped {
+        " and dumped its core"
+    } else {
+        ""
+    };
     let message = format!("the program was ended by {name} (signal {number}){core}");
     JobError::retryable("SIGNAL", message)
         .with_metadata("signal", number)
@@ -106,11 +114,26 @@ mod tests {
 
     #[test]
     fn only_what_passes_by_itself_is_started_again() {
-        for errno in [Errno::EAGAIN, Errno::ENOMEM, Errno::EMFILE, Errno::ENFILE, Errno::ETXTBSY] {
+        for errno in [
+            Errno::EAGAIN,
+            Errno::ENOMEM,
+            Errno::EMFILE,
+            Errno::ENFILE,
+            Errno::ETXTBSY,
+        ] {
             let error = io::Error::from_raw_os_error(errno as i32);
-            assert!(spawn_error(&error, "p", Path::new("/")).retryable, "{errno}");
+            assert!(
+                spawn_error(&error, "p", Path::new("/")).retryable,
+                "{errno}"
+            );
         }
-        for errno in [Errno::ENOENT, Errno::EACCES, Errno::E2BIG, Errno::ENOEXEC, Errno::EPERM] {
+        for errno in [
+            Errno::ENOENT,
+            Errno::EACCES,
+            Errno::E2BIG,
+            Errno::ENOEXEC,
+            Errno::EPERM,
+        ] {
             let error = io::Error::from_raw_os_error(errno as i32);
             let error = spawn_error(&error, "p", Path::new("/"));
             assert!(!error.retryable, "{errno}");

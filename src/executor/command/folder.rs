@@ -32,7 +32,9 @@ impl Folder {
             .mode(0o700)
             .create(attempts_dir)?;
         // As the kernel spells it, so that the next start finds the same text in `environ`.
-        let path = attempts_dir.canonicalize()?.join(format!("{job}-{attempt}"));
+        let path = attempts_dir
+            .canonicalize()?
+            .join(format!("{job}-{attempt}"));
         match fs::remove_dir_all(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

@@ -65,7 +65,9 @@ impl CommandExecutor {
         let argv: Vec<Template> = config
             .command
             .iter()
-            .map(|argument| Template::parse(argument).map_err(|problem| format!("command: {problem}")))
+            .map(|argument| {
+                Template::parse(argument).map_err(|problem| format!("command: {problem}"))
+            })
             .collect::<Result<_, _>>()?;
         match (argv.first(), config.command.first()) {
             (None, _) | (_, None) => return Err("command names no program".to_owned()),

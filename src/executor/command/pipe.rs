@@ -55,7 +55,8 @@ impl PipeReader {
         if room == 0 {
             return 0;
         }
-        let read = rustix::io::retry_on_intr(|| rustix::io::read(&self.pipe, &mut self.buffer[..room]));
+        let read =
+            rustix::io::retry_on_intr(|| rustix::io::read(&self.pipe, &mut self.buffer[..room]));
         let read = read.unwrap_or(0);
         self.left_after_end -= read;
         read

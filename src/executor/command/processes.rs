@@ -1,15 +1,15 @@
 //! Finding and ending the processes of an attempt, also those that left its process group.
 //!
-//! A process is recognised by its group, by its ancestors, or by the `PACENOTE_EVENTS` in its
-//! environment, which a daemon inherits however often it forks. It is ended through a pidfd, after
-//! looking again that it still is the one that was found: no stranger is hit. Not found: a daemon that
-//! has left the group, lost its ancestors and overwritten its environment. Linux only; elsewhere the
-//! process group alone is ended.
+//! A process is recognised by its group, by its ancestors (as far as they live, so this has to be looked
+//! at before anything is ended), or by the `PACENOTE_EVENTS` in its environment, which a daemon inherits
+//! however often it forks. It is ended through a pidfd, after looking again that it still is the one that
+//! was found: no stranger is hit. Not found: a daemon that has left the group, lost its ancestors and
+//! cleared its environment. Linux only; elsewhere the process group alone is ended.
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::{end, identity};
+pub(super) use linux::{end, identity, look};
 #[cfg(not(target_os = "linux"))]
-pub(super) use other::{end, identity};
+pub(super) use other::{end, identity, look};
 
 use std::path::{Path, PathBuf};
 
@@ -20,6 +20,16 @@ pub(super) struct Wanted {
     pub(super) groups: Vec<i32>,
     /// Whose `PACENOTE_EVENTS` is one of these, with their groups.
     pub(super) events: Vec<PathBuf>,
+    /// Those that were found before.
+    pub(super) seen: Vec<Seen>,
+}
+
+/// One process, told from a later one of the same number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Seen {
+    pid: i32,
+    /// Clock ticks since boot.
+    started: u64,
 }
 
 /// How it went.
@@ -67,7 +77,7 @@ mod linux {
         Pid, PidfdFlags, Signal, getpgrp, kill_process, pidfd_open, pidfd_send_signal,
     };
 
-    use super::{Ended, Wanted};
+    use super::{Ended, Seen, Wanted};
     use crate::executor::command::environment::EVENTS_VARIABLE;
 
     /// Between two looks where nothing tells that a process has gone.
@@ -82,6 +92,15 @@ mod linux {
         /// Clock ticks since boot: with the number, it tells a process from its successor.
         started: u64,
         is_dead: bool,
+    }
+
+    impl Process {
+        fn seen(self) -> Seen {
+            Seen {
+                pid: self.pid,
+                started: self.started,
+            }
+        }
     }
 
     /// Ends every wanted process and waits until it is gone, looking again until there is none: a
@@ -114,6 +133,15 @@ mod linux {
         }
     }
 
+    /// The wanted processes as they are now. Blocks.
+    pub(in super::super) fn look(wanted: &Wanted) -> Vec<Seen> {
+        let mut groups = wanted.groups.iter().copied().collect();
+        find(wanted, &mut groups)
+            .into_iter()
+            .map(Process::seen)
+            .collect()
+    }
+
     /// When a process was started, in a way that no other process shares: by boot and clock tick.
     pub(in super::super) fn identity(pid: i32) -> Option<String> {
         let process = read_process(pid)?;
@@ -128,7 +156,10 @@ mod linux {
         let our_group = getpgrp().as_raw_nonzero().get();
         let mut ours: HashSet<i32> = all
             .iter()
-            .filter(|process| !process.is_dead && events_of(process.pid, wanted))
+            .filter(|process| !process.is_dead)
+            .filter(|process| {
+                wanted.seen.contains(&process.seen()) || events_of(process.pid, wanted)
+            })
             .map(|process| process.pid)
             .collect();
         let members = all.iter().filter(|process| ours.contains(&process.pid));
@@ -235,7 +266,12 @@ mod other {
 
     use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 
-    use super::{Ended, Wanted};
+    use super::{Ended, Seen, Wanted};
+
+    /// Nothing beyond the group is known here.
+    pub(in super::super) fn look(_: &Wanted) -> Vec<Seen> {
+        Vec::new()
+    }
 
     /// Ends the wanted groups and waits until they are gone. Blocks.
     pub(in super::super) fn end(wanted: &Wanted, patience: Duration) -> Ended {
@@ -245,7 +281,11 @@ mod other {
             .filter_map(|group| Pid::from_raw(*group))
             .filter(|group| kill_process_group(*group, Signal::KILL).is_ok())
             .collect();
-        let is_left = || killed.iter().any(|group| test_kill_process_group(*group).is_ok());
+        let is_left = || {
+            killed
+                .iter()
+                .any(|group| test_kill_process_group(*group).is_ok())
+        };
         while is_left() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(10));
         }

@@ -17,6 +17,7 @@ const JSON_BYTES_MAX: usize = 4 * PAYLOAD_BYTES_MAX;
 const CONTINUATION_BYTES_MAX: usize = 3;
 
 /// A result, and what is to be said about it in the job's log.
+#[derive(Debug)]
 pub(super) struct Found {
     pub(super) result: Option<Payload>,
     pub(super) note: Option<String>,
@@ -53,7 +54,9 @@ pub(super) fn find(
             })
         }
         ResultMode::Events => {
-            let result = told.transpose().map_err(|problem| invalid("the result", problem))?;
+            let result = told
+                .transpose()
+                .map_err(|problem| invalid("the result", problem))?;
             Ok(Found { result, note: None })
         }
     }
@@ -65,7 +68,10 @@ fn text(stdout: Tail) -> Found {
     if is_cut {
         // The cut may have hit a character: what is left of it goes, too.
         let is_continuation = |byte: &&u8| **byte & 0b1100_0000 == 0b1000_0000;
-        let left = bytes.iter().take(CONTINUATION_BYTES_MAX).take_while(is_continuation);
+        let left = bytes
+            .iter()
+            .take(CONTINUATION_BYTES_MAX)
+            .take_while(is_continuation);
         let left = left.count();
         if std::str::from_utf8(&bytes[left..]).is_ok() {
             bytes.drain(..left);
@@ -91,7 +97,8 @@ fn json(stdout: Tail) -> Result<Payload, String> {
             "is {total} bytes; at most {JSON_BYTES_MAX} are read as JSON: keep large data elsewhere and print a reference"
         ));
     }
-    let value: Value = serde_json::from_slice(&bytes).map_err(|error| format!("is not JSON: {error}"))?;
+    let value: Value =
+        serde_json::from_slice(&bytes).map_err(|error| format!("is not JSON: {error}"))?;
     bounds::json_payload(&value)
 }
 
@@ -111,7 +118,7 @@ mod tests {
     #[test]
     fn text_at_the_limit_is_whole_and_one_byte_past_it_is_cut_and_said() {
         let at = |stdout: &[u8]| {
-            let found = find_in(ResultMode::StdoutText, stdout).ok().expect("text always is");
+            let found = find_in(ResultMode::StdoutText, stdout).expect("text always is");
             let result = found.result.expect("given");
             result.check_size().expect("fits");
             (result.content().clone(), found.note)
@@ -123,7 +130,10 @@ mod tests {
         assert!(note.expect("said").contains("1048573"));
         // An odd limit would cut these in two; this one is made odd by the byte at the end.
         let (content, _) = at(format!("{}x", "é".repeat(TEXT_BYTES_MAX / 2)).as_bytes());
-        assert_eq!(content, Content::Text(format!("{}x", "é".repeat(TEXT_BYTES_MAX / 2 - 1))));
+        assert_eq!(
+            content,
+            Content::Text(format!("{}x", "é".repeat(TEXT_BYTES_MAX / 2 - 1)))
+        );
         assert_eq!(at(b"").0, Content::Text(String::new()));
         assert_eq!(at(b"a\xff").0, Content::Data(b"a\xff".as_slice().into()));
     }
@@ -131,8 +141,11 @@ mod tests {
     #[test]
     fn json_that_does_not_parse_or_is_too_large_is_refused() {
         let at = |stdout: &str| find_in(ResultMode::StdoutJson, stdout.as_bytes());
-        let found = at(" {\"b\": 1.0, \"a\": []}\n").ok().expect("valid");
-        assert_eq!(found.result.expect("given").as_bytes(), br#"{"a":[],"b":1}"#);
+        let found = at(" {\"b\": 1.0, \"a\": []}\n").expect("valid");
+        assert_eq!(
+            found.result.expect("given").as_bytes(),
+            br#"{"a":[],"b":1}"#
+        );
         let string = |bytes: usize| format!("\"{}\"", "x".repeat(bytes));
         assert!(at(&string(PAYLOAD_BYTES_MAX - 8)).is_ok());
         let blank = format!("{}1", " ".repeat(JSON_BYTES_MAX - 1));
@@ -145,8 +158,11 @@ mod tests {
             ("[".repeat(100), "not JSON"),
             ("9007199254740993".to_owned(), "2^53"),
         ] {
-            let error = at(&bad).err().expect("refused");
-            assert_eq!((error.reason.as_str(), error.retryable), ("RESULT_INVALID", false));
+            let error = at(&bad).expect_err("refused");
+            assert_eq!(
+                (error.reason.as_str(), error.retryable),
+                ("RESULT_INVALID", false)
+            );
             assert!(error.message.contains(why), "{}", error.message);
         }
     }

@@ -39,6 +39,8 @@ const KILL_PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct Running {
     leader: Leader,
     folder: Folder,
+    /// Which processes are its own.
+    wanted: Wanted,
     /// Those who read stdout and stderr; done when both have ended.
     streams: TaskTracker,
     /// Tells every reader that nothing more is to be waited for.
@@ -100,13 +102,28 @@ impl Running {
             let stream = Stream::new(name, reporter.clone(), percentages.cloned(), bytes_kept);
             AbortOnDropHandle::new(streams.spawn(stream.read(pipe, ended.clone())))
         };
-        let stdout = read("stdout", started.stdout, result::stdout_bytes_kept(config.result));
+        let stdout = read(
+            "stdout",
+            started.stdout,
+            result::stdout_bytes_kept(config.result),
+        );
         let stderr = read("stderr", started.stderr, DETAIL_BYTES_MAX);
         streams.close();
-        let events = Events::new(reporter.clone(), config.result, config.progress, has_progress);
+        let events = Events::new(
+            reporter.clone(),
+            config.result,
+            config.progress,
+            has_progress,
+        );
         let events = AbortOnDropHandle::new(tokio::spawn(events.read(receiver, ended.clone())));
         let stdin = started.stdin.zip(input);
+        let wanted = Wanted {
+            groups: vec![started.leader.pid().as_raw_nonzero().get()],
+            events: vec![folder.events()],
+            seen: Vec::new(),
+        };
         Ok(Self {
+            wanted,
             leader: started.leader,
             folder,
             streams,
@@ -161,6 +178,10 @@ impl Running {
             () = self.leader.exited() => return End::ByItself,
             () = stop.cancelled() => {}
         }
+        // Noted first: once a process has gone, nobody can tell whose children its children were.
+        let wanted = self.wanted.clone();
+        let look = tokio::task::spawn_blocking(move || processes::look(&wanted));
+        self.wanted.seen = look.await.unwrap_or_default();
         let grace_end = Instant::now() + grace;
         self.leader.signal_group(Signal::TERM);
         // Who was suspended would not hear it.
@@ -183,11 +204,9 @@ impl Running {
             self.leader.signal_group(Signal::KILL);
             return true;
         }
-        let wanted = Wanted {
-            groups: vec![self.leader.pid().as_raw_nonzero().get()],
-            events: vec![self.folder.events()],
-        };
-        let ended = tokio::task::spawn_blocking(move || processes::end(&wanted, KILL_PATIENCE)).await;
+        let wanted = self.wanted.clone();
+        let ended =
+            tokio::task::spawn_blocking(move || processes::end(&wanted, KILL_PATIENCE)).await;
         self.leader.signal_group(Signal::KILL);
         let is_clean = ended.is_ok_and(|ended| ended.is_complete) && end != End::Stuck;
         if !is_clean {
@@ -270,7 +289,10 @@ impl Preparation {
         set("PACENOTE_JOB_TYPE", attempt.job_type.as_str().into());
         set("PACENOTE_ATTEMPT", attempt.number.to_string().into());
         if let Some(checkpoint) = &attempt.checkpoint {
-            set("PACENOTE_CHECKPOINT", folder.write_checkpoint(checkpoint)?.into());
+            set(
+                "PACENOTE_CHECKPOINT",
+                folder.write_checkpoint(checkpoint)?.into(),
+            );
         }
         let events = folder.open_events()?;
         Ok((folder, events))

@@ -36,7 +36,10 @@ pub(super) struct Started {
 impl Program<'_> {
     /// Starts it. Blocks until it runs; needs the runtime in reach.
     pub(super) fn start(&self) -> io::Result<Started> {
-        let (name, arguments) = self.argv.split_first().expect("checked: a command has a program");
+        let (name, arguments) = self
+            .argv
+            .split_first()
+            .expect("checked: a command has a program");
         let program = environment::find_program(name, self.environment, self.dir)?;
         let mut command = Command::new(program);
         command
@@ -46,7 +49,11 @@ impl Program<'_> {
             .envs(self.environment)
             .current_dir(self.dir)
             .process_group(0)
-            .stdin(if self.has_stdin { Stdio::piped() } else { Stdio::null() })
+            .stdin(if self.has_stdin {
+                Stdio::piped()
+            } else {
+                Stdio::null()
+            })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);

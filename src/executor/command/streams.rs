@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::net::unix::pipe::Receiver;
 use tokio_util::sync::CancellationToken;
 
-use crate::executor::command::pipe::{PipeReader, READ_BYTES_MAX};
 use crate::executor::command::percent::Percentages;
+use crate::executor::command::pipe::{PipeReader, READ_BYTES_MAX};
 use crate::executor::reporter::Reporter;
 use crate::job::payload::Payload;
 

@@ -29,6 +29,7 @@ pub fn end_survivors(attempts_dir: &Path) -> usize {
     let wanted = Wanted {
         groups: folders.iter().filter_map(leader).collect(),
         events: folders.iter().map(|folder| folder.join(EVENTS)).collect(),
+        seen: Vec::new(),
     };
     let ended = processes::end(&wanted, PATIENCE);
     if !ended.is_complete {

@@ -42,7 +42,9 @@ impl Template {
     /// A sentence that says what is wrong and what is allowed.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.contains('\0') {
-            return Err(format!("{text:?} has a NUL character; no argument can hold one"));
+            return Err(format!(
+                "{text:?} has a NUL character; no argument can hold one"
+            ));
         }
         let mut parts = Vec::new();
         let mut plain = String::new();
@@ -57,10 +59,14 @@ impl Template {
                 continue;
             }
             if brace == "}" {
-                return Err(format!("{text:?} has a `}}` without a `{{`; write `}}}}` for a brace"));
+                return Err(format!(
+                    "{text:?} has a `}}` without a `{{`; write `}}}}` for a brace"
+                ));
             }
             let Some((inner, after)) = rest.split_once('}') else {
-                return Err(format!("{text:?} has a `{{` without a `}}`; write `{{{{` for a brace"));
+                return Err(format!(
+                    "{text:?} has a `{{` without a `}}`; write `{{{{` for a brace"
+                ));
             };
             if !plain.is_empty() {
                 parts.push(Part::Text(std::mem::take(&mut plain)));
@@ -94,7 +100,8 @@ impl Template {
                 Part::Field(path) => match input.scalar(path) {
                     Ok(value) => {
                         if argument.is_empty() && value.starts_with('-') && !allow_dash {
-                            let problem = "begins with `-`, which would make it an option of the command";
+                            let problem =
+                                "begins with `-`, which would make it an option of the command";
                             problems.push((field_name(path), problem.to_owned()));
                         }
                         argument.push_str(&value);
@@ -136,7 +143,10 @@ impl Fields {
             Self::Json(value) => value,
             Self::Absent => return Err(problem("is required")),
             Self::Other(kind) => {
-                let sentence = format!("is {kind}; a JSON object with {} is needed", field_name(path));
+                let sentence = format!(
+                    "is {kind}; a JSON object with {} is needed",
+                    field_name(path)
+                );
                 return Err(("input".to_owned(), sentence));
             }
         };
@@ -149,10 +159,14 @@ impl Fields {
             Value::Number(number) => number_text(number),
             Value::Null => return Err(problem("is null; a string, number or boolean is needed")),
             Value::Array(_) => {
-                return Err(problem("is an array; a string, number or boolean is needed"));
+                return Err(problem(
+                    "is an array; a string, number or boolean is needed",
+                ));
             }
             Value::Object(_) => {
-                return Err(problem("is an object; a string, number or boolean is needed"));
+                return Err(problem(
+                    "is an object; a string, number or boolean is needed",
+                ));
             }
         };
         if text.contains('\0') {
@@ -201,15 +215,27 @@ mod tests {
     fn placeholders_take_scalars_and_fill_one_argument() {
         for (template, input, argument) in [
             ("{input.w}", json!({"w": "a b"}), "a b"),
-            ("{input.w}", json!({"w": "$(reboot); `x` \"'"}), "$(reboot); `x` \"'"),
+            (
+                "{input.w}",
+                json!({"w": "$(reboot); `x` \"'"}),
+                "$(reboot); `x` \"'",
+            ),
             ("{input.w}", json!({"w": ""}), ""),
             ("{input.w}", json!({"w": "{input.x}"}), "{input.x}"),
             ("{input.w}", json!({"w": 320}), "320"),
             ("{input.w}", json!({"w": 1.5}), "1.5"),
             ("{input.w}", json!({"w": 2.0}), "2"),
-            ("{input.w}", json!({"w": 9_007_199_254_740_993_u64}), "9007199254740993"),
+            (
+                "{input.w}",
+                json!({"w": 9_007_199_254_740_993_u64}),
+                "9007199254740993",
+            ),
             ("{input.w}", json!({"w": true}), "true"),
-            ("--size={input.w}x{input.size.h}", json!({"w": 3, "size": {"h": 4}}), "--size=3x4"),
+            (
+                "--size={input.w}x{input.size.h}",
+                json!({"w": 3, "size": {"h": 4}}),
+                "--size=3x4",
+            ),
             ("--w={input.w}", json!({"w": -3}), "--w=-3"),
             ("{{input.w}}", json!({}), "{input.w}"),
             ("{{{input.w}}}", json!({"w": 1}), "{1}"),
@@ -219,7 +245,10 @@ mod tests {
             let filled = fill(template, input, false);
             assert_eq!(filled.as_deref(), Ok(argument), "{template}");
         }
-        assert_eq!(fill("{input.w}", json!({"w": -3}), true).as_deref(), Ok("-3"));
+        assert_eq!(
+            fill("{input.w}", json!({"w": -3}), true).as_deref(),
+            Ok("-3")
+        );
     }
 
     #[test]
@@ -235,8 +264,18 @@ mod tests {
             ("{input.w}", json!({"w": "-rf"}), "input.w", "`-`"),
             ("{input.w}", json!({"w": -1}), "input.w", "`-`"),
             ("{input.w}.png", json!({"w": "-o"}), "input.w", "`-`"),
-            ("{input.e}{input.w}", json!({"e": "", "w": "-o"}), "input.w", "`-`"),
-            ("{input.w}", json!({"w": "x".repeat(ARGUMENT_BYTES_MAX + 1)}), "input", "131072"),
+            (
+                "{input.e}{input.w}",
+                json!({"e": "", "w": "-o"}),
+                "input.w",
+                "`-`",
+            ),
+            (
+                "{input.w}",
+                json!({"w": "x".repeat(ARGUMENT_BYTES_MAX + 1)}),
+                "input",
+                "131072",
+            ),
         ] {
             let problems = fill(template, input, false).expect_err(template);
             assert_eq!(problems[0].0, field, "{problems:?}");
@@ -262,7 +301,18 @@ mod tests {
 
     #[test]
     fn a_malformed_template_is_refused_and_says_what_a_brace_is() {
-        for bad in ["{", "}", "a}b", "{input}", "{width}", "{input.}", "{input.a..b}", "{input.a b}", "{}", "a\0"] {
+        for bad in [
+            "{",
+            "}",
+            "a}b",
+            "{input}",
+            "{width}",
+            "{input.}",
+            "{input.a..b}",
+            "{input.a b}",
+            "{}",
+            "a\0",
+        ] {
             let error = Template::parse(bad).expect_err(bad);
             assert!(error.contains("brace") || error.contains("NUL"), "{error}");
         }

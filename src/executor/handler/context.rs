@@ -102,7 +102,11 @@ impl Context {
     ///
     /// # Errors
     /// Where the attempt is over.
-    pub async fn log(&self, level: LogLevel, message: impl Into<String>) -> Result<(), ReportError> {
+    pub async fn log(
+        &self,
+        level: LogLevel,
+        message: impl Into<String>,
+    ) -> Result<(), ReportError> {
         self.reporter().log(level, message).await
     }
 
@@ -110,7 +114,10 @@ impl Context {
     ///
     /// # Errors
     /// Where it cannot be written as JSON of at most 1 MiB, or the attempt is over.
-    pub async fn save_checkpoint(&self, checkpoint: &(impl Serialize + Sync)) -> Result<(), ReportError> {
+    pub async fn save_checkpoint(
+        &self,
+        checkpoint: &(impl Serialize + Sync),
+    ) -> Result<(), ReportError> {
         let invalid = |problem| ReportError::Invalid {
             field: "checkpoint",
             problem,

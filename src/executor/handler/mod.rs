@@ -211,8 +211,10 @@ fn outcome(ended: Result<Handled, JoinError>, is_stopping: bool) -> Outcome {
                 let message = format!("the handler panicked: {}", panic_message(&*panic));
                 JobError::retryable("PANIC", message).with_code(ErrorCode::Internal)
             }
-            Err(_) => JobError::retryable("INTERRUPTED", "the runtime of the handler was shut down")
-                .with_code(ErrorCode::Aborted),
+            Err(_) => {
+                JobError::retryable("INTERRUPTED", "the runtime of the handler was shut down")
+                    .with_code(ErrorCode::Aborted)
+            }
         },
     };
     Outcome::Failed(bounds::cut(error))
@@ -234,7 +236,10 @@ fn parse<T: DeserializeOwned>(input: Option<&Payload>) -> Result<T, Vec<(String,
             "." => "input".to_owned(),
             path => format!("input.{path}"),
         };
-        vec![(field, format!("is not as this type needs it: {}", error.inner()))]
+        vec![(
+            field,
+            format!("is not as this type needs it: {}", error.inner()),
+        )]
     })
 }
 

@@ -69,7 +69,10 @@ async fn an_input_of_another_type_names_the_field_when_submitted_and_when_run() 
     let executor = HandlerExecutor::new(|_, _: Resize| async move { Ok(()) });
     for (input, field) in [
         (Some(json!({"width": -1})), "input.width"),
-        (Some(json!({"width": 1, "names": ["a", 2]})), "input.names[1]"),
+        (
+            Some(json!({"width": 1, "names": ["a", 2]})),
+            "input.names[1]",
+        ),
         (Some(json!({"width": 1, "height": 2})), "input.height"),
         (Some(json!({})), "input"),
         (None, "input"),
@@ -83,7 +86,11 @@ async fn an_input_of_another_type_names_the_field_when_submitted_and_when_run() 
         assert!(error.message.starts_with(field), "{}", error.message);
     }
     let bytes = Payload::data(vec![0xff]);
-    assert!(executor.check(Some(&bytes)).expect_err("bytes")[0].1.contains("bytes"));
+    assert!(
+        executor.check(Some(&bytes)).expect_err("bytes")[0]
+            .1
+            .contains("bytes")
+    );
 }
 
 #[tokio::test]
@@ -115,12 +122,21 @@ async fn any_error_becomes_a_retryable_failure_and_is_cut_to_its_bounds() {
         failed(run(&executor, Some(input)).await)
     };
     let error = at(0).await;
-    assert_eq!((error.reason.as_str(), error.retryable), ("HANDLER_ERROR", true));
+    assert_eq!(
+        (error.reason.as_str(), error.retryable),
+        ("HANDLER_ERROR", true)
+    );
     assert_eq!(error.message.len(), 1024);
     let error = at(1).await;
-    assert_eq!((error.reason.as_str(), error.retryable), ("NO_SUCH_PAGE", false));
+    assert_eq!(
+        (error.reason.as_str(), error.retryable),
+        ("NO_SUCH_PAGE", false)
+    );
     let error = at(2).await;
-    assert_eq!((error.reason.as_str(), error.retryable), ("HANDLER_CANCELLED", false));
+    assert_eq!(
+        (error.reason.as_str(), error.retryable),
+        ("HANDLER_CANCELLED", false)
+    );
 }
 
 #[tokio::test]
@@ -134,8 +150,15 @@ async fn a_result_beyond_the_bound_is_refused_with_advice() {
     let largest = PAYLOAD_BYTES_MAX - 8;
     assert!(matches!(at(largest).await, Outcome::Succeeded(Some(_))));
     let error = failed(at(largest + 1).await);
-    assert_eq!((error.reason.as_str(), error.retryable), ("RESULT_INVALID", false));
-    assert!(error.message.contains("pass a reference"), "{}", error.message);
+    assert_eq!(
+        (error.reason.as_str(), error.retryable),
+        ("RESULT_INVALID", false)
+    );
+    assert!(
+        error.message.contains("pass a reference"),
+        "{}",
+        error.message
+    );
 }
 
 #[tokio::test]

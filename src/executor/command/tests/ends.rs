@@ -16,23 +16,39 @@ async fn exit_codes_and_signals_have_their_own_reasons() {
         ("exit 78", "EXIT_CODE", false, "exit_code", "78"),
         ("exit 79", "EXIT_CODE", true, "exit_code", "79"),
         ("exit 255", "EXIT_CODE", true, "exit_code", "255"),
-        ("no-such-program-here", "EXIT_CODE", false, "exit_code", "127"),
+        (
+            "no-such-program-here",
+            "EXIT_CODE",
+            false,
+            "exit_code",
+            "127",
+        ),
         ("/", "EXIT_CODE", false, "exit_code", "126"),
         ("kill -SEGV $$", "SIGNAL", true, "signal_name", "SIGSEGV"),
         ("kill -KILL $$", "SIGNAL", true, "signal", "9"),
         ("kill -TERM $$", "SIGNAL", true, "signal_name", "SIGTERM"),
     ] {
         let error = Trial::sh(script).fail().await;
-        assert_eq!((error.reason.as_str(), error.retryable), (reason, retryable), "{script}");
+        assert_eq!(
+            (error.reason.as_str(), error.retryable),
+            (reason, retryable),
+            "{script}"
+        );
         assert_eq!(error.metadata[key], value, "{script}");
     }
 }
 
 #[tokio::test]
 async fn an_error_carries_the_last_lines_of_stderr() {
-    let error = Trial::sh("seq 1 10000 >&2; echo 'no paper' >&2; exit 3").fail().await;
+    let error = Trial::sh("seq 1 10000 >&2; echo 'no paper' >&2; exit 3")
+        .fail()
+        .await;
     assert_eq!(error.message, "the program exited with code 3: no paper");
-    assert!(error.detail.ends_with("\n10000\nno paper"), "{}", error.detail);
+    assert!(
+        error.detail.ends_with("\n10000\nno paper"),
+        "{}",
+        error.detail
+    );
     assert!(error.detail.len() <= 16 * 1024);
 }
 
@@ -47,21 +63,45 @@ async fn a_program_that_cannot_be_started_is_not_tried_again() {
     for (program, errno, why) in [
         ("no-such-program-here", None, "in no folder of PATH"),
         ("./no-such-program-here", Some("ENOENT"), "No such file"),
-        (without_permission.to_str().expect("UTF-8"), Some("EACCES"), "permission to execute"),
-        (without_interpreter.to_str().expect("UTF-8"), Some("ENOENT"), "interpreter"),
+        (
+            without_permission.to_str().expect("UTF-8"),
+            Some("EACCES"),
+            "permission to execute",
+        ),
+        (
+            without_interpreter.to_str().expect("UTF-8"),
+            Some("ENOENT"),
+            "interpreter",
+        ),
         ("/", Some("EACCES"), "permission to execute"),
     ] {
         let mut trial = Trial::of(&[program]);
         let error = trial.fail().await;
-        assert_eq!((error.reason.as_str(), error.retryable), ("SPAWN_FAILED", false), "{program}");
-        assert_eq!(error.metadata.get("errno").map(String::as_str), errno, "{program}");
+        assert_eq!(
+            (error.reason.as_str(), error.retryable),
+            ("SPAWN_FAILED", false),
+            "{program}"
+        );
+        assert_eq!(
+            error.metadata.get("errno").map(String::as_str),
+            errno,
+            "{program}"
+        );
         assert!(error.message.contains(why), "{}", error.message);
-        let left = std::fs::read_dir(trial.attempts_dir()).expect("made").count();
+        let left = std::fs::read_dir(trial.attempts_dir())
+            .expect("made")
+            .count();
         assert_eq!(left, 0, "the attempt's folder is removed");
     }
     let mut trial = Trial::of(&["sh"]);
     trial.config.dir = "/no/such/folder".into();
-    assert!(trial.fail().await.message.contains("folder /no/such/folder does not exist"));
+    assert!(
+        trial
+            .fail()
+            .await
+            .message
+            .contains("folder /no/such/folder does not exist")
+    );
 }
 
 #[tokio::test]
@@ -69,7 +109,10 @@ async fn an_attempt_without_a_folder_of_its_own_may_be_tried_again() {
     let mut trial = Trial::sh("true");
     std::fs::write(trial.attempts_dir(), "a file where the folder should be").expect("written");
     let error = trial.fail().await;
-    assert_eq!((error.reason.as_str(), error.retryable), ("ATTEMPT_SETUP", true));
+    assert_eq!(
+        (error.reason.as_str(), error.retryable),
+        ("ATTEMPT_SETUP", true)
+    );
 }
 
 #[tokio::test]
@@ -90,7 +133,10 @@ async fn a_result_that_cannot_be_one_fails_the_job_for_good() {
     for mode in [ResultMode::StdoutJson, ResultMode::Events] {
         let script = r#"echo hello; echo '{"result":9007199254740993}' >> "$PACENOTE_EVENTS""#;
         let error = Trial::sh(script).with_result(mode).fail().await;
-        assert_eq!((error.reason.as_str(), error.retryable), ("RESULT_INVALID", false));
+        assert_eq!(
+            (error.reason.as_str(), error.retryable),
+            ("RESULT_INVALID", false)
+        );
     }
 }
 
@@ -117,7 +163,10 @@ async fn the_input_decides_the_arguments_and_is_checked_before_and_when_it_runs(
     let fields: Vec<&str> = problems.iter().map(|(field, _)| field.as_str()).collect();
     assert_eq!(fields, ["input.name", "input.w"]);
     let error = trial.fail().await;
-    assert_eq!((error.reason.as_str(), error.retryable), ("INPUT_INVALID", false));
+    assert_eq!(
+        (error.reason.as_str(), error.retryable),
+        ("INPUT_INVALID", false)
+    );
 }
 
 #[test]
@@ -127,7 +176,10 @@ fn a_configuration_that_could_never_run_is_refused() {
         let config = CommandConfig {
             command: argv.iter().map(|argument| (*argument).to_owned()).collect(),
             dir: dir.clone(),
-            env: env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            env: env
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
             allow_dash: false,
             result: ResultMode::default(),
             progress: ProgressMode::default(),

@@ -11,14 +11,22 @@ async fn the_environment_is_the_allow_list_the_types_own_and_the_attempts() {
     // Cargo sets many a variable for this test: none of them may come through.
     assert!(std::env::vars().any(|(name, _)| name.starts_with("CARGO")));
     let mut trial = Trial::of(&["env"]);
-    trial.config.env.insert("OWN".to_owned(), "value".to_owned());
-    trial.config.env.insert("TZ".to_owned(), "Europe/Berlin".to_owned());
+    trial
+        .config
+        .env
+        .insert("OWN".to_owned(), "value".to_owned());
+    trial
+        .config
+        .env
+        .insert("TZ".to_owned(), "Europe/Berlin".to_owned());
     let attempt = trial.harness.attempt_mut();
     attempt.number = 7;
     let id = attempt.key.id;
     let printed = trial.succeed().await;
-    let variables: BTreeMap<&str, &str> =
-        printed.lines().filter_map(|line| line.split_once('=')).collect();
+    let variables: BTreeMap<&str, &str> = printed
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .collect();
     let mut expected: BTreeSet<&str> = [
         "PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR",
     ]
@@ -81,16 +89,25 @@ async fn a_program_is_looked_up_in_its_own_path() {
     let folder = trial.path().join("bin");
     std::fs::create_dir(&folder).expect("made");
     write_executable(&folder.join("tool"), "#!/bin/sh\necho found\n");
-    trial.config.env.insert("PATH".to_owned(), "/nowhere:bin:/usr/bin:/bin".to_owned());
+    trial
+        .config
+        .env
+        .insert("PATH".to_owned(), "/nowhere:bin:/usr/bin:/bin".to_owned());
     assert_eq!(trial.succeed().await, "found\n");
 }
 
 #[tokio::test]
 async fn the_input_arrives_on_stdin_as_it_was_normalised_or_submitted() {
     let json = Payload::json(&json!({"b": 1, "a": "é"})).expect("valid");
-    assert_eq!(Trial::of(&["cat"]).with_input(json).succeed().await, r#"{"a":"é","b":1}"#);
+    assert_eq!(
+        Trial::of(&["cat"]).with_input(json).succeed().await,
+        r#"{"a":"é","b":1}"#
+    );
     let text = Payload::text(" hello\n");
-    assert_eq!(Trial::of(&["cat"]).with_input(text).succeed().await, " hello\n");
+    assert_eq!(
+        Trial::of(&["cat"]).with_input(text).succeed().await,
+        " hello\n"
+    );
     let bytes = Payload::data(b"\xff\0".as_slice());
     let outcome = Trial::of(&["cat"]).with_input(bytes.clone()).run().await;
     assert_eq!(outcome, Outcome::Succeeded(Some(bytes)));
@@ -100,26 +117,43 @@ async fn the_input_arrives_on_stdin_as_it_was_normalised_or_submitted() {
 #[tokio::test]
 async fn a_program_need_not_read_its_input() {
     let input = Payload::text("x".repeat(1024 * 1024 - 4));
-    assert_eq!(Trial::sh("exec <&-; echo done").with_input(input).succeed().await, "done\n");
+    assert_eq!(
+        Trial::sh("exec <&-; echo done")
+            .with_input(input)
+            .succeed()
+            .await,
+        "done\n"
+    );
 }
 
 #[tokio::test]
 async fn the_attempts_folder_is_private_and_gone_afterwards() {
-    let mut trial = Trial::sh(r#"ls -ld "${PACENOTE_EVENTS%/*}" "$PACENOTE_EVENTS"; cat "$PACENOTE_CHECKPOINT""#);
+    let mut trial = Trial::sh(
+        r#"ls -ld "${PACENOTE_EVENTS%/*}" "$PACENOTE_EVENTS"; cat "$PACENOTE_CHECKPOINT""#,
+    );
     trial.harness.attempt_mut().checkpoint = Some(Payload::text("page 4"));
     let printed = trial.succeed().await;
     let lines: Vec<&str> = printed.lines().collect();
     assert!(lines[0].starts_with("drwx------"), "{printed}");
     assert!(lines[1].starts_with("prw-------"), "{printed}");
     assert_eq!(lines[2], "page 4");
-    assert_eq!(std::fs::read_dir(trial.attempts_dir()).expect("made").count(), 0);
+    assert_eq!(
+        std::fs::read_dir(trial.attempts_dir())
+            .expect("made")
+            .count(),
+        0
+    );
 }
 
 /// Through a shell, because a file that this process has open for writing, or that a child forked at
 /// that moment has, cannot be executed.
 fn write_executable(path: &Path, script: &str) {
     let written = std::process::Command::new("sh")
-        .args(["-c", "printf '%s' \"$2\" > \"$1\" && chmod 755 \"$1\"", "sh"])
+        .args([
+            "-c",
+            "printf '%s' \"$2\" > \"$1\" && chmod 755 \"$1\"",
+            "sh",
+        ])
         .arg(path)
         .arg(script)
         .status()

@@ -66,8 +66,8 @@ impl Trial {
     }
 
     fn start(&mut self) -> tokio::task::JoinHandle<Outcome> {
-        let executor =
-            CommandExecutor::new(self.config.clone(), self.attempts_dir()).expect("a valid command");
+        let executor = CommandExecutor::new(self.config.clone(), self.attempts_dir())
+            .expect("a valid command");
         tokio::spawn(executor.run(self.harness.take_attempt()))
     }
 
@@ -137,7 +137,10 @@ fn has(program: &str) -> bool {
     let found = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
         .any(|folder| folder.join(program).is_file());
     if !found {
-        assert!(std::env::var_os("CI").is_none(), "{program} is needed in CI");
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "{program} is needed in CI"
+        );
         eprintln!("SKIPPED: {program} is missing");
     }
     found

@@ -46,10 +46,16 @@ async fn a_hundred_megabytes_in_one_line_arrive_in_bounded_chunks() {
         }
     }
     let outcome = deadline(running).await.expect("does not panic");
-    assert!(matches!(outcome, Outcome::Succeeded(Some(_))), "the result is the end of it");
+    assert!(
+        matches!(outcome, Outcome::Succeeded(Some(_))),
+        "the result is the end of it"
+    );
     assert_eq!(bytes, BYTES);
     let grown = peak_memory_kib().saturating_sub(memory);
-    eprintln!("100 MB in {:?}, peak memory grew by {grown} KiB", started.elapsed());
+    eprintln!(
+        "100 MB in {:?}, peak memory grew by {grown} KiB",
+        started.elapsed()
+    );
     // Other tests run beside it: far below the 100 MB is what can be said here.
     assert!(grown < 48 * 1024, "{grown} KiB");
 }
@@ -75,7 +81,9 @@ async fn bytes_that_are_no_text_arrive_as_they_are() {
 
 #[tokio::test]
 async fn a_program_that_closes_its_output_goes_on() {
-    let mut trial = Trial::sh("echo a; exec >&- 2>&-; echo '{\"output\":{\"text\":\"b\"}}' >> \"$PACENOTE_EVENTS\"; exit 3");
+    let mut trial = Trial::sh(
+        "echo a; exec >&- 2>&-; echo '{\"output\":{\"text\":\"b\"}}' >> \"$PACENOTE_EVENTS\"; exit 3",
+    );
     assert_eq!(trial.fail().await.metadata["exit_code"], "3");
     let reports = trial.harness.reports().await;
     assert_eq!(output(&reports, "stdout"), b"a\n");
@@ -98,7 +106,11 @@ async fn a_shell_tells_its_events_and_its_children_do() {
     let lines = log_lines(&reports);
     assert_eq!(lines[0], "from a child");
     assert!(lines[1].contains("this is not JSON"), "{lines:?}");
-    assert!(reports.iter().any(|report| matches!(report, Report::Checkpoint(_))));
+    assert!(
+        reports
+            .iter()
+            .any(|report| matches!(report, Report::Checkpoint(_)))
+    );
     assert_eq!(output(&reports, "rows"), b"last, without a line feed");
 }
 
@@ -117,7 +129,10 @@ async fn a_bar_that_is_redrawn_is_progress_and_what_the_program_tells_itself_win
     let bar = r"printf '\r 10%%'; printf '\r 55%%\r'; printf '\r100%%\n' >&2";
     let mut trial = Trial::sh(bar);
     trial.succeed().await;
-    assert_eq!(fractions(&trial.harness.reports().await).last(), Some(&0.55));
+    assert_eq!(
+        fractions(&trial.harness.reports().await).last(),
+        Some(&0.55)
+    );
 
     let mut trial = Trial::sh(bar);
     trial.config.progress = ProgressMode::Events;
@@ -131,7 +146,10 @@ async fn a_bar_that_is_redrawn_is_progress_and_what_the_program_tells_itself_win
     let go = trial.path().join("go");
     nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).expect("made");
     let running = trial.start();
-    trial.harness.until(|reports| fractions(reports) == [0.2]).await;
+    trial
+        .harness
+        .until(|reports| fractions(reports) == [0.2])
+        .await;
     tokio::task::spawn_blocking(move || std::fs::write(go, "\n"))
         .await
         .expect("does not panic")
@@ -150,7 +168,11 @@ async fn a_program_in_python_is_live_without_flushing() {
     if !has("python3") {
         return;
     }
-    let mut trial = Trial::of(&["python3", "-c", "print('hello')\nimport time\ntime.sleep(60)"]);
+    let mut trial = Trial::of(&[
+        "python3",
+        "-c",
+        "print('hello')\nimport time\ntime.sleep(60)",
+    ]);
     let running = trial.start();
     trial.until_output("hello").await;
     trial.harness.stop.cancel();

@@ -17,7 +17,9 @@ impl Trial {
         self.harness
             .until(|reports| {
                 let text = String::from_utf8_lossy(&output(reports, "stdout")).into_owned();
-                let line = text.split_inclusive('\n').find(|line| line.starts_with("ready"));
+                let line = text
+                    .split_inclusive('\n')
+                    .find(|line| line.starts_with("ready"));
                 let Some(line) = line.filter(|line| line.ends_with('\n')) else {
                     return false;
                 };
@@ -46,8 +48,17 @@ async fn a_program_that_was_told_to_stop_is_cancelled_whatever_it_exits_with() {
         assert_eq!(outcome, Outcome::Cancelled, "{script}");
         assert!(started.elapsed() < Duration::from_secs(5), "{script}");
         let said = output(&trial.harness.reports().await, "stdout");
-        assert_eq!(script.contains("cleaned"), said.ends_with(b"cleaned\n"), "{script}");
-        assert_eq!(std::fs::read_dir(trial.attempts_dir()).expect("made").count(), 0);
+        assert_eq!(
+            script.contains("cleaned"),
+            said.ends_with(b"cleaned\n"),
+            "{script}"
+        );
+        assert_eq!(
+            std::fs::read_dir(trial.attempts_dir())
+                .expect("made")
+                .count(),
+            0
+        );
     }
 }
 
@@ -92,10 +103,11 @@ async fn daemons_and_other_escapees_are_killed_with_what_was_stopped_or_failed()
         assert!(!is_running(pid), "{end}");
     }
     // In a session of its own, without our environment, but still a child.
-    let script = "setsid env -i sleep 60 & sleep 60 & echo ready $! $(ps -o pid= --ppid $$ 2>/dev/null); sleep 60";
+    let script = "setsid env -i sh -c 'echo $$; exec sleep 60' > daemon & while ! [ -s daemon ]; do :; done; echo ready $(cat daemon); sleep 60";
     let mut trial = Trial::sh(script);
     let (_, pids) = trial.stop_when_ready().await;
-    assert!(!pids.is_empty() && !pids.into_iter().any(is_running));
+    assert_eq!(pids.len(), 1);
+    assert!(!pids.into_iter().any(is_running));
 }
 
 #[cfg(target_os = "linux")]
@@ -104,7 +116,9 @@ async fn a_success_ends_its_group_and_leaves_a_daemon_alone() {
     if !has("setsid") {
         return;
     }
-    let mut trial = Trial::sh(&format!("{DAEMON} sleep 60 >/dev/null 2>&1 & echo $!; {DAEMON}"));
+    let mut trial = Trial::sh(&format!(
+        "{DAEMON} sleep 60 >/dev/null 2>&1 & echo $!; {DAEMON}"
+    ));
     let pid: i32 = trial.succeed().await.trim().parse().expect("a number");
     assert!(!is_running(pid));
     let daemon = read_pid(&trial.path().join("daemon"));
@@ -144,7 +158,10 @@ async fn an_attempt_that_nobody_waits_for_any_more_takes_its_program_along() {
     running.abort();
     let _ = deadline(running).await;
     let said = String::from_utf8(output(&trial.harness.reports().await, "stdout")).expect("UTF-8");
-    let pids: Vec<i32> = said.split_whitespace().filter_map(|w| w.parse().ok()).collect();
+    let pids: Vec<i32> = said
+        .split_whitespace()
+        .filter_map(|w| w.parse().ok())
+        .collect();
     assert_eq!(pids.len(), 2);
     deadline(async {
         while pids.iter().copied().any(is_running) {
@@ -174,7 +191,10 @@ fn what_a_crash_left_running_is_ended_by_the_next_start() {
     let start = |argv: &[&str], events: Option<PathBuf>| {
         use std::os::unix::process::CommandExt;
         let mut command = std::process::Command::new(argv[0]);
-        command.args(&argv[1..]).stdout(Stdio::piped()).process_group(0);
+        command
+            .args(&argv[1..])
+            .stdout(Stdio::piped())
+            .process_group(0);
         if let Some(events) = events {
             command.env("PACENOTE_EVENTS", events);
         }
@@ -203,7 +223,10 @@ fn what_a_crash_left_running_is_ended_by_the_next_start() {
     }
     assert!(!bare.wait().expect("waited").success());
     assert!(!tree.wait().expect("waited").success());
-    assert!(stranger.try_wait().expect("asked").is_none(), "a stranger lives on");
+    assert!(
+        stranger.try_wait().expect("asked").is_none(),
+        "a stranger lives on"
+    );
     stranger.kill().expect("killed");
     stranger.wait().expect("waited");
     let left: Vec<_> = std::fs::read_dir(&attempts_dir)
