@@ -5,12 +5,17 @@
 
 use std::io;
 use std::process::ExitStatus;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 use tokio::process::Child;
 
 #[cfg(target_os = "linux")]
 use crate::executor::command::descriptors;
+
+/// How long killed processes are waited for that nothing else waits for. Chosen: they need less than a
+/// millisecond on an idle machine; where nobody reaps orphans, this is all that is lost.
+const DYING_TIME: Duration = Duration::from_millis(200);
 
 /// A started process that leads its own group. Dropped before it was reaped, it takes the group along.
 #[derive(Debug)]
@@ -83,6 +88,17 @@ impl Leader {
         let status = self.child.wait().await;
         self.is_reaped = true;
         status
+    }
+
+    /// Waits a moment until those of its group that were killed are gone. Only looks: once the leader is
+    /// reaped, the number may be another's.
+    pub(super) async fn group_gone(&self) {
+        let deadline = Instant::now() + DYING_TIME;
+        while rustix::process::test_kill_process_group(self.pid).is_ok()
+            && Instant::now() < deadline
+        {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 }
 

@@ -156,6 +156,7 @@ impl Running {
             return Outcome::Cancelled;
         }
         let status = self.leader.reap().await;
+        self.leader.group_gone().await;
         let kept = self.collect(&attempt.stop, end).await;
         match (end, status) {
             (End::Stopped(_) | End::Stuck, _) => Outcome::Cancelled,

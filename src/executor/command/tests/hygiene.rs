@@ -8,8 +8,8 @@ use super::*;
 
 #[tokio::test]
 async fn the_environment_is_the_allow_list_the_types_own_and_the_attempts() {
-    // Cargo sets many a variable for this test: none of them may come through.
-    assert!(std::env::vars().any(|(name, _)| name.starts_with("CARGO")));
+    // Whoever runs this test has many a variable: only those named below may come through.
+    assert!(std::env::vars_os().count() > 0);
     let mut trial = Trial::of(&["env"]);
     trial
         .config

@@ -146,6 +146,16 @@ fn has(program: &str) -> bool {
     found
 }
 
+/// Waits until a process is gone.
+async fn gone(pid: i32) {
+    deadline(async {
+        while is_running(pid) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
 /// Whether a process runs (and is not just a zombie that nobody has reaped).
 fn is_running(pid: i32) -> bool {
     processes::identity(pid).is_some()

@@ -116,11 +116,9 @@ async fn a_success_ends_its_group_and_leaves_a_daemon_alone() {
     if !has("setsid") {
         return;
     }
-    let mut trial = Trial::sh(&format!(
-        "{DAEMON} sleep 60 >/dev/null 2>&1 & echo $!; {DAEMON}"
-    ));
+    let mut trial = Trial::sh(&format!("sleep 60 >/dev/null 2>&1 & echo $!; {DAEMON}"));
     let pid: i32 = trial.succeed().await.trim().parse().expect("a number");
-    assert!(!is_running(pid));
+    gone(pid).await;
     let daemon = read_pid(&trial.path().join("daemon"));
     assert!(is_running(daemon));
     // Nor does the next start take it for a survivor.
@@ -140,7 +138,7 @@ async fn who_holds_the_pipe_holds_the_attempt_for_two_seconds_at_most() {
     let pid: i32 = trial.succeed().await.trim().parse().expect("a number");
     let took = started.elapsed();
     assert!(took < Duration::from_secs(4), "{took:?}");
-    assert!(!is_running(pid));
+    gone(pid).await;
 }
 
 #[tokio::test]
@@ -163,12 +161,9 @@ async fn an_attempt_that_nobody_waits_for_any_more_takes_its_program_along() {
         .filter_map(|w| w.parse().ok())
         .collect();
     assert_eq!(pids.len(), 2);
-    deadline(async {
-        while pids.iter().copied().any(is_running) {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    for pid in pids {
+        gone(pid).await;
+    }
 }
 
 /// Goal: after a crash of the server, its programs are ended by the next start, and nobody else's are.
