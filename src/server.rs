@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -127,14 +127,16 @@ impl Server {
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), ServeError> {
         let store = SqliteStore::open(&self.config.store).await?;
-        let attempts_dir = std::env::temp_dir().join(format!("pacenote-{}", store.id()));
+        let attempts_dir = attempts_dir(&self.config.store)?;
         end_survivors(&attempts_dir).await;
         self.add_types(&attempts_dir)?;
         let on_ready = std::mem::take(&mut self.on_ready);
         let queue = JobQueue::open(Arc::new(store), self.clock.clone(), self.queue_settings())
             .await
             .map_err(|error| ServeError::Storage(error.to_string()))?;
-        let parts = Parts::start(&queue, self.pool_settings()).await;
+        let parts = Parts::start(&queue, self.pool_settings())
+            .await
+            .map_err(|error| ServeError::Config(format!("no threads for the pool: {error}")))?;
 
         let (health, health_service) = tonic_health::server::health_reporter();
         set_health(&health, true).await;
@@ -179,9 +181,20 @@ impl Server {
     }
 
     fn add_types(&mut self, attempts_dir: &Path) -> Result<(), ServeError> {
-        for (name, executor) in builtin::all(&self.config.checksum_root) {
-            let built_in = (TypeSettings::default(), executor);
-            self.types.entry(name).or_insert(built_in);
+        let root = &self.config.checksum_root;
+        let checksum = builtin::checksum(root).map_err(|error| {
+            ServeError::Config(format!(
+                "checksum_root {} cannot be read: {error}",
+                root.display()
+            ))
+        })?;
+        let built_in: [(_, Arc<dyn Executor>); 2] = [
+            (Name::of("checksum"), Arc::new(checksum)),
+            (Name::of("sleep"), Arc::new(builtin::sleep())),
+        ];
+        for (name, executor) in built_in {
+            let settings = TypeSettings::default();
+            self.types.entry(name).or_insert((settings, executor));
         }
         for (name, job_type) in &self.config.job_types {
             let executor = CommandExecutor::new(job_type.command.clone(), attempts_dir.to_owned())
@@ -232,14 +245,14 @@ struct Parts {
 }
 
 impl Parts {
-    async fn start(queue: &JobQueue, pool: PoolSettings) -> Self {
+    async fn start(queue: &JobQueue, pool: PoolSettings) -> std::io::Result<Self> {
         let parts = Self {
-            pool: Pool::start(queue.clone(), pool).await,
+            pool: Pool::start(queue.clone(), pool).await?,
             duties: TaskTracker::new(),
             stop_duties: CancellationToken::new(),
         };
         maintenance::start(queue, &parts.duties, &parts.stop_duties);
-        parts
+        Ok(parts)
     }
 
     /// Lets what runs finish, or hands it back. Answers the store's failure, if there is one.
@@ -253,6 +266,16 @@ impl Parts {
         self.duties.wait().await;
         failure
     }
+}
+
+/// Where attempts of commands have their private folders: beside the store, so that the next server on
+/// it finds what this one leaves, whatever its environment says.
+fn attempts_dir(store: &Path) -> Result<PathBuf, ServeError> {
+    let store = std::path::absolute(store)
+        .map_err(|error| ServeError::Config(format!("{}: {error}", store.display())))?;
+    let mut name = store.into_os_string();
+    name.push(".attempts");
+    Ok(PathBuf::from(name))
 }
 
 /// Ends what a server before this one left running, before anything is claimed again.

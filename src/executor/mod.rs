@@ -12,6 +12,8 @@ pub mod reporter;
 #[cfg(test)]
 mod testing;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -55,5 +57,31 @@ pub struct Attempt {
     /// Tripped when it has to stop: a cancel, a timeout, a drain, a lost lease.
     pub stop: CancellationToken,
     /// How long it may take to stop once told to.
-    pub grace: Duration,
+    pub grace: Grace,
+}
+
+/// How long an attempt may take to stop once told to. Read when it is told, because a drain leaves less
+/// time than a cancel. Cheap to clone; clones share the time.
+#[derive(Clone, Debug)]
+pub struct Grace(Arc<AtomicU64>);
+
+impl Grace {
+    /// So long; to the microsecond.
+    pub fn new(grace: Duration) -> Self {
+        Self(Arc::new(AtomicU64::new(micros(grace))))
+    }
+
+    /// So long as things stand.
+    pub fn get(&self) -> Duration {
+        Duration::from_micros(self.0.load(Ordering::Relaxed))
+    }
+
+    /// No longer than this.
+    pub fn shorten(&self, most: Duration) {
+        self.0.fetch_min(micros(most), Ordering::Relaxed);
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::executor::{Attempt, reporter};
+use crate::executor::{Attempt, Grace, reporter};
 use crate::job::Report;
 use crate::job::name::{JobId, JobKey, Name};
 use crate::job::payload::Payload;
@@ -48,7 +48,7 @@ impl Harness {
             checkpoint: None,
             reporter,
             stop: stop.clone(),
-            grace: Duration::from_secs(5),
+            grace: Grace::new(Duration::from_secs(5)),
         };
         let heard = Arc::new(Mutex::new(Vec::new()));
         let (told, count) = watch::channel(0);

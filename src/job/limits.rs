@@ -25,8 +25,10 @@ pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 pub const LABELS_MAX: usize = 64;
 /// A label's value. Bytes.
 pub const LABEL_VALUE_BYTES_MAX: usize = 255;
-/// Nesting of a JSON payload. Below prost's own recursion limit of 100 once wrapped in `Value`s.
-pub const JSON_DEPTH_MAX: usize = 64;
+/// Nesting of a JSON payload. Protobuf libraries, prost and Java's among them, decode at most 100
+/// nested messages; an object in an object takes three, and the deepest place for a payload is an
+/// output chunk of a Run, seven down. Deeper JSON goes as text with media type application/json.
+pub const JSON_DEPTH_MAX: usize = 30;
 /// Strings that have no bound of their own. Bytes.
 pub const STRING_BYTES_MAX: usize = 1024;
 /// Error details, log messages and log fields. Bytes.

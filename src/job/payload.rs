@@ -30,12 +30,12 @@ impl Payload {
     /// A JSON value, normalised: sorted keys, integral numbers printed as integers.
     ///
     /// # Errors
-    /// Where it nests deeper than 64.
+    /// Where it nests deeper than 30.
     pub fn json(value: &serde_json::Value) -> Result<Self, String> {
         let depth = depth(value);
         if depth > JSON_DEPTH_MAX {
             return Err(format!(
-                "nests {depth} deep; at most {JSON_DEPTH_MAX} are accepted"
+                "nests {depth} deep; at most {JSON_DEPTH_MAX} are accepted: send text with media type application/json"
             ));
         }
         let text = serde_json_canonicalizer::to_string(value)
@@ -46,7 +46,7 @@ impl Payload {
     /// Any value that serde can write as JSON.
     ///
     /// # Errors
-    /// Where it cannot be written, or nests deeper than 64.
+    /// Where it cannot be written, or nests deeper than 30.
     pub fn from_serialize(value: &impl Serialize) -> Result<Self, String> {
         let value = serde_json::to_value(value).map_err(|error| error.to_string())?;
         Self::json(&value)
@@ -236,7 +236,7 @@ mod tests {
     fn json_deeper_than_the_bound_is_refused() {
         assert!(Payload::json(&nested(JSON_DEPTH_MAX)).is_ok());
         let error = Payload::json(&nested(JSON_DEPTH_MAX + 1)).expect_err("too deep");
-        assert!(error.contains("65") && error.contains("64"), "{error}");
+        assert!(error.contains("31") && error.contains("30"), "{error}");
     }
 
     #[test]

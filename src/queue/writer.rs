@@ -34,15 +34,12 @@ pub(super) enum Request {
     Entries {
         entries: Vec<Entry>,
         bytes: usize,
-        reply: oneshot::Sender<Result<Vec<Answer>, Error>>,
+        reply: ReplyTo,
         /// The request's share of the bytes that may wait.
         share: Option<OwnedSemaphorePermit>,
     },
     /// Remove what is over.
-    Purge {
-        purge: Vec<Purge>,
-        reply: oneshot::Sender<Result<Vec<Purged>, Error>>,
-    },
+    Purge { purge: Vec<Purge>, reply: PurgedTo },
     /// A place is free, or a pool has come: look again for work to hand out.
     Wake,
     /// Take nothing more, finish what is waiting, and end.
@@ -92,10 +89,11 @@ struct Batch {
     replies: Vec<(std::ops::Range<usize>, ReplyTo)>,
     bytes: usize,
     shares: Vec<OwnedSemaphorePermit>,
-    purges: Vec<(Vec<Purge>, oneshot::Sender<Result<Vec<Purged>, Error>>)>,
+    purges: Vec<(Vec<Purge>, PurgedTo)>,
 }
 
 type ReplyTo = oneshot::Sender<Result<Vec<Answer>, Error>>;
+type PurgedTo = oneshot::Sender<Result<Vec<Purged>, Error>>;
 
 impl Writer {
     pub(super) fn new(
@@ -311,11 +309,7 @@ impl Writer {
         }
     }
 
-    async fn purge(
-        &mut self,
-        purge: Vec<Purge>,
-        reply: oneshot::Sender<Result<Vec<Purged>, Error>>,
-    ) -> Result<(), StoreError> {
+    async fn purge(&mut self, purge: Vec<Purge>, reply: PurgedTo) -> Result<(), StoreError> {
         let result = self.shared.store.purge(purge).await;
         if let Ok(purged) = &result {
             for one in purged {

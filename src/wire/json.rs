@@ -10,14 +10,16 @@ use crate::job::limits::JSON_DEPTH_MAX;
 /// The JSON value.
 ///
 /// # Errors
-/// Where it nests deeper than 64, or holds a number that JSON has no word for.
+/// Where it nests deeper than 30, or holds a number that JSON has no word for.
 pub fn from_value(value: Value) -> Result<serde_json::Value, String> {
     from_value_at(value, 0)
 }
 
 fn from_value_at(value: Value, depth: usize) -> Result<serde_json::Value, String> {
     if depth > JSON_DEPTH_MAX {
-        return Err(format!("nests more than {JSON_DEPTH_MAX} deep"));
+        return Err(format!(
+            "nests more than {JSON_DEPTH_MAX} deep: send text with media type application/json"
+        ));
     }
     Ok(match value.kind {
         None | Some(Kind::NullValue(_)) => serde_json::Value::Null,

@@ -4,13 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Precondition};
 use crate::executor::reporter::{self, Reports};
-use crate::executor::{Attempt, Executor};
+use crate::executor::{Attempt, Executor, Grace};
 use crate::job::event::{ErrorCode, JobError};
 use crate::job::limits::{DETAIL_BYTES_MAX, DURATION_MAX, LEASE_HEARTBEAT};
 use crate::job::{Job, Outcome, Report};
@@ -18,6 +19,8 @@ use crate::queue::{Handed, JobQueue, Lease, Places, StopCause, StopSignal};
 
 /// Reports that are stored in one go.
 const REPORTS_MAX: usize = 512;
+/// What an attempt has to stop in when its server does. Chosen: the drain's own time is over by then.
+const DRAIN_GRACE: Duration = Duration::from_secs(3);
 /// How often something is tried again that the store has no room for.
 const NO_ROOM_RETRY: Duration = Duration::from_millis(500);
 
@@ -28,10 +31,12 @@ pub(super) async fn run(
     handed: Handed,
     places: Places,
     hand_back: CancellationToken,
+    quarters: Handle,
 ) {
     let Handed { claimed, stop } = handed;
     let job = claimed.job;
     let (reporter, reports) = reporter::channel();
+    let grace = Grace::new(job.spec.timeouts.cancel_grace);
     let lease = Lease {
         key: job.key.clone(),
         attempt: job.attempt,
@@ -44,7 +49,7 @@ pub(super) async fn run(
         checkpoint: claimed.payloads.checkpoint,
         reporter,
         stop: stop.token().clone(),
-        grace: job.spec.timeouts.cancel_grace,
+        grace: grace.clone(),
     };
     let running = Running {
         queue: queue.clone(),
@@ -52,11 +57,12 @@ pub(super) async fn run(
         stop,
         reports,
         hand_back,
+        grace,
         deadline: Instant::now() + job.spec.timeouts.run_timeout.unwrap_or(DURATION_MAX),
     };
     tracing::debug!(job = %job.key.id, attempt = job.attempt, "attempt begins");
-    // In a task of its own: storing what it tells must not hold it up, and a panic ends in its outcome.
-    let work = tokio::spawn(executor.run(attempt));
+    // In a task of its own, where it may block a thread: storing what it tells must not hold it up.
+    let work = quarters.spawn(executor.run(attempt));
     let ended = running.until_end(work).await;
     places.give_back(&job.spec.job_type);
     match ended {
@@ -72,6 +78,7 @@ struct Running {
     stop: StopSignal,
     reports: Reports,
     hand_back: CancellationToken,
+    grace: Grace,
     deadline: Instant,
 }
 
@@ -107,6 +114,7 @@ impl Running {
                     self.stop.stop(StopCause::RunTimeout);
                 }
                 () = self.hand_back.cancelled(), if self.stop.cause().is_none() => {
+                    self.grace.shorten(DRAIN_GRACE);
                     self.stop.stop(StopCause::Drain);
                 }
             }

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -35,11 +36,28 @@ pub struct Pool {
     tasks: TaskTracker,
     /// Tripped when attempts that still run have to be handed back.
     hand_back: CancellationToken,
+    _quarters: Quarters,
+}
+
+/// Threads of their own for what is run, so that work that blocks them holds up nobody else.
+#[derive(Debug)]
+struct Quarters(Option<Runtime>);
+
+impl Drop for Quarters {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            // Does not wait for work that was left behind.
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl Pool {
     /// Makes the pool known to the queue and begins to work.
-    pub async fn start(queue: JobQueue, settings: PoolSettings) -> Self {
+    ///
+    /// # Errors
+    /// Where the system gives no threads.
+    pub async fn start(queue: JobQueue, settings: PoolSettings) -> std::io::Result<Self> {
         let PoolSettings {
             executors,
             concurrency,
@@ -50,11 +68,17 @@ impl Pool {
             let most = concurrency.get(job_type).copied().unwrap_or(workers);
             (job_type.clone(), most.min(workers))
         });
+        let quarters = Builder::new_multi_thread()
+            .thread_name("pacenote-work")
+            .enable_all()
+            .build()?;
         let places = Places::new(workers, by_type);
         let handed = queue.attach_pool(worker_id, places.clone(), workers).await;
+        let runtime = quarters.handle().clone();
         let pool = Self {
             tasks: TaskTracker::new(),
             hand_back: CancellationToken::new(),
+            _quarters: Quarters(Some(quarters)),
         };
         let crew = Crew {
             queue,
@@ -62,9 +86,10 @@ impl Pool {
             places,
             hand_back: pool.hand_back.clone(),
             tasks: pool.tasks.clone(),
+            quarters: runtime,
         };
         pool.tasks.spawn(crew.work(handed));
-        pool
+        Ok(pool)
     }
 
     /// Waits until nothing runs any more, at most `grace`; what still runs then is stopped and handed
@@ -87,6 +112,7 @@ struct Crew {
     places: Places,
     hand_back: CancellationToken,
     tasks: TaskTracker,
+    quarters: Handle,
 }
 
 impl Crew {
@@ -123,6 +149,7 @@ impl Crew {
             handed,
             self.places.clone(),
             self.hand_back.clone(),
+            self.quarters.clone(),
         );
         self.tasks.spawn(run);
     }

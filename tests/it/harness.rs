@@ -1,8 +1,7 @@
 //! What the tests stand on: a server in this process, clients, and job types whose moves the test makes.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -365,7 +364,6 @@ pub(crate) fn bad_fields(status: &Status) -> Vec<String> {
 pub(crate) struct Puppets {
     begun: mpsc::UnboundedSender<Puppet>,
     waiting: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Puppet>>>,
-    aside: Arc<Mutex<HashMap<String, Vec<Puppet>>>>,
 }
 
 /// One attempt in the test's hands.
@@ -380,7 +378,6 @@ impl Default for Puppets {
         Self {
             begun,
             waiting: Arc::new(tokio::sync::Mutex::new(waiting)),
-            aside: Arc::default(),
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::executor::command::spawn::{Program, Started};
 use crate::executor::command::streams::{Stream, Tail};
 use crate::executor::command::{exit, result};
 use crate::executor::reporter::Reporter;
-use crate::executor::{Attempt, bounds};
+use crate::executor::{Attempt, Grace, bounds};
 use crate::job::Outcome;
 use crate::job::event::{ErrorCode, JobError, LogLevel};
 use crate::job::limits::DETAIL_BYTES_MAX;
@@ -139,7 +139,7 @@ impl Running {
 
     /// Waits for the program's end, stops it where it has to, and leaves nothing of it behind.
     pub(super) async fn finish(mut self, config: &CommandConfig, attempt: &Attempt) -> Outcome {
-        let end = self.wait(&attempt.stop, attempt.grace).await;
+        let end = self.wait(&attempt.stop, &attempt.grace).await;
         let linger = match end {
             End::ByItself => Instant::now() + LINGER,
             End::Stopped(grace_end) => grace_end.min(Instant::now() + LINGER),
@@ -172,7 +172,7 @@ impl Running {
     }
 
     /// Waits until the program has ended; told to stop, asks it to, and forces it after the grace.
-    async fn wait(&mut self, stop: &CancellationToken, grace: Duration) -> End {
+    async fn wait(&mut self, stop: &CancellationToken, grace: &Grace) -> End {
         // Both are cancel safe: asking again goes on waiting.
         tokio::select! {
             biased;
@@ -183,7 +183,7 @@ impl Running {
         let wanted = self.wanted.clone();
         let look = tokio::task::spawn_blocking(move || processes::look(&wanted));
         self.wanted.seen = look.await.unwrap_or_default();
-        let grace_end = Instant::now() + grace;
+        let grace_end = Instant::now() + grace.get();
         self.leader.signal_group(Signal::TERM);
         // Who was suspended would not hear it.
         self.leader.signal_group(Signal::CONT);

@@ -148,7 +148,7 @@ impl Context {
 
     /// How long it may take to stop once told to.
     pub fn grace(&self) -> Duration {
-        self.attempt.grace
+        self.attempt.grace.get()
     }
 
     /// Everything that can be told, with all its options.

@@ -12,7 +12,6 @@ use std::any::Any;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use serde::Serialize;
@@ -27,7 +26,7 @@ pub use crate::executor::handler::context::Context;
 pub use crate::executor::handler::error::HandlerError;
 
 use crate::executor::handler::error::Cause;
-use crate::executor::{Attempt, Executor, bounds};
+use crate::executor::{Attempt, Executor, Grace, bounds};
 use crate::job::Outcome;
 use crate::job::event::{ErrorCode, JobError};
 use crate::job::payload::{Content, Payload};
@@ -134,7 +133,7 @@ impl Executor for HandlerExecutor {
         let run = Arc::clone(&self.run);
         let runtime = self.runtime.clone();
         async move {
-            let (stop, grace) = (attempt.stop.clone(), attempt.grace);
+            let (stop, grace) = (attempt.stop.clone(), attempt.grace.clone());
             let presence = Arc::new(Presence::default());
             let context = Context::new(attempt, Arc::clone(&presence));
             // Held by the task, because a handler may drop its context and go on.
@@ -149,7 +148,7 @@ impl Executor for HandlerExecutor {
             tokio::select! {
                 biased;
                 ended = &mut task => outcome(ended, stop.is_cancelled()),
-                () = expired(&stop, grace) => {
+                () = expired(&stop, &grace) => {
                     presence.leave();
                     Outcome::Cancelled
                 }
@@ -188,9 +187,9 @@ impl Drop for Presence {
 }
 
 /// Comes when the grace after the stop has passed.
-async fn expired(stop: &CancellationToken, grace: Duration) {
+async fn expired(stop: &CancellationToken, grace: &Grace) {
     stop.cancelled().await;
-    tokio::time::sleep(grace).await;
+    tokio::time::sleep(grace.get()).await;
 }
 
 /// What an ended handler means for its job.

@@ -8,6 +8,7 @@ use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::executor::Grace;
 use crate::executor::testing::{Harness, deadline};
 use crate::job::Report;
 use crate::job::event::LogLevel;
@@ -202,7 +203,7 @@ async fn a_handler_that_obeys_its_token_ends_as_cancelled() {
 async fn a_handler_that_ignores_its_token_is_left_behind_and_counted_until_it_ends() {
     let hangs = HandlerExecutor::new(|_, _: ()| std::future::pending::<Result<(), HandlerError>>());
     let mut harness = Harness::new(None);
-    harness.attempt_mut().grace = Duration::from_millis(10);
+    harness.attempt_mut().grace = Grace::new(Duration::from_millis(10));
     harness.stop.cancel();
     let outcome = deadline(hangs.run(harness.take_attempt())).await;
     assert_eq!(outcome, Outcome::Cancelled);
@@ -227,7 +228,7 @@ async fn a_handler_that_ignores_its_token_is_left_behind_and_counted_until_it_en
         }
     });
     let mut harness = Harness::new(None);
-    harness.attempt_mut().grace = Duration::from_millis(10);
+    harness.attempt_mut().grace = Grace::new(Duration::from_millis(10));
     harness.stop.cancel();
     // In a task, because a current thread that runs it itself would be the one that is blocked.
     let run = tokio::spawn(blocks.run(harness.take_attempt()));

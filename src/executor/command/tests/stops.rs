@@ -1,5 +1,6 @@
 //! Stopping: whatever a program does about it, nothing of it is left.
 
+use crate::executor::Grace;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ const GRACE: Duration = Duration::from_millis(500);
 impl Trial {
     /// Starts, waits until the script has said `ready PID…` on stdout, and stops. Gives the pids.
     async fn stop_when_ready(&mut self) -> (Outcome, Vec<i32>) {
-        self.harness.attempt_mut().grace = GRACE;
+        self.harness.attempt_mut().grace = Grace::new(GRACE);
         let running = self.start();
         let mut pids = Vec::new();
         self.harness
