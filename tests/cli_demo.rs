@@ -5,7 +5,7 @@ use std::time::Duration;
 use assert_cmd::Command;
 
 #[test]
-#[ignore = "src/server.rs stands in for the server"]
+
 fn the_demo_holds_on_a_small_folder() {
     let assert = Command::new(env!("CARGO_BIN_EXE_pacenote"))
         .args(["demo", "proto"])

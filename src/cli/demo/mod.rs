@@ -32,11 +32,12 @@ const UNASKED_FILES_MAX: usize = 20_000;
 /// How long nobody watches between the cut and the resume.
 const AWAY: Duration = Duration::from_millis(600);
 
-/// A job type that nobody had to write a server for: ten pages, with output and progress.
+/// A job type that nobody had to write a server for: ten pages, with output and progress. A doubled
+/// brace is a brace: a single one begins a placeholder.
 const COMMAND: &str = r#"
 for page in 1 2 3 4 5 6 7 8 9 10; do
   echo "page $page of 10"
-  echo "{\"progress\":{\"completed_units\":$page,\"total_units\":10,\"unit\":\"pages\"}}" >> "$PACENOTE_EVENTS"
+  echo "{{\"progress\":{{\"completed_units\":$page,\"total_units\":10,\"unit\":\"pages\"}}}}" >> "$PACENOTE_EVENTS"
   sleep 0.3
 done
 "#;
