@@ -92,6 +92,18 @@ impl Shared {
     }
 }
 
+/// Says that the store has failed where the writer ends in a panic: nobody else could, and everyone
+/// would wait for ever.
+struct WriterGuard(Arc<Shared>);
+
+impl Drop for WriterGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(&StoreError::Failed("the writer has panicked".to_owned()));
+        }
+    }
+}
+
 /// The right to tell of, and to end, one attempt.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Lease {
@@ -130,7 +142,11 @@ impl JobQueue {
         });
         let (requests, receiver) = mpsc::channel(REQUESTS_WAITING_MAX);
         let writer = Writer::new(Arc::clone(&shared), receiver, waiting);
-        shared.writer.spawn(writer.run());
+        let guard = WriterGuard(Arc::clone(&shared));
+        shared.writer.spawn(async move {
+            writer.run().await;
+            drop(guard);
+        });
         shared.writer.close();
         let queue = Self { shared, requests };
         while queue.sweep_leases(Timestamp::from_micros(i64::MAX)).await? > 0 {}
@@ -359,10 +375,11 @@ impl JobQueue {
 
     /// Begins the end: no new jobs, no new claims, and watches are told to come back.
     pub fn drain(&self) {
-        self.shared.draining.cancel();
+        // Places first: once the pool knows of the drain, nothing more may come to it.
         if let Some(pool) = self.shared.pool.get() {
             pool.places.close();
         }
+        self.shared.draining.cancel();
     }
 
     /// Waits until a drain has begun.
