@@ -99,7 +99,8 @@ struct WriterGuard(Arc<Shared>);
 impl Drop for WriterGuard {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.fail(&StoreError::Failed("the writer has panicked".to_owned()));
+            self.0
+                .fail(&StoreError::Failed("the writer has panicked".to_owned()));
         }
     }
 }
