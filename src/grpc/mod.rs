@@ -35,6 +35,8 @@ pub fn routes<H: Health>(queue: JobQueue, health: HealthServer<H>) -> anyhow::Re
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // So that grpcurl can print what an error carries.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let jobs = JobServiceServer::new(Jobs { queue })
         .max_decoding_message_size(CODEC_BYTES_MAX)
