@@ -1,5 +1,6 @@
 //! A program's stdout or stderr, delivered as it is written: what one read gives is one chunk, text
-//! where it is UTF-8, bytes where it is not. Nothing waits for the end of a line.
+//! where it is UTF-8, bytes where it is not. Nothing waits for the end of a line for longer than nobody
+//! notices.
 //!
 //! Memory is bounded by one read and what is kept of the end; a program that writes faster than it can
 //! be stored is slowed down by its full pipe.
