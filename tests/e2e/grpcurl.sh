@@ -39,7 +39,7 @@ holds "list names the job service" "$services" "$jobs"
 holds "list names the health service" "$services" grpc.health.v1.Health
 methods=$(grpcurl -plaintext "$address" list $jobs)
 same "the job service has its eight calls" "Cancel Get List ListEvents Run Submit Wait WatchJob" \
-    "$(sed "s/^$jobs\.//" <<<"$methods" | sort | xargs)"
+    "$(sort <<<"${methods//$jobs./}" | xargs)"
 described=$(grpcurl -plaintext "$address" describe $jobs)
 holds "describe shows the comments" "$described" "Stores the job and answers once it is on disk."
 holds "describe shows the status codes" "$described" "IDEMPOTENCY_KEY_REUSED"

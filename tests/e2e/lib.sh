@@ -1,6 +1,6 @@
 # What the checks share: a server of their own, and a line for each thing that was checked.
 # To be sourced, by bash with `set -euo pipefail`. Needs the path of the binary in $PACENOTE.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 
 : "${PACENOTE:?the path of the pacenote binary}"
 [[ -x $PACENOTE ]] || { echo "there is no program $PACENOTE" >&2; exit 2; }
