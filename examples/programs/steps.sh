@@ -1,3 +1,4 @@
+#!/bin/sh
 # Three steps for whoever is named as the first argument.
 set -eu
 tell() {
