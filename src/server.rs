@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, Stream};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -16,6 +18,7 @@ use crate::config::{Config, TypeSettings};
 use crate::executor::Executor;
 use crate::executor::builtin;
 use crate::executor::command::{self, CommandExecutor};
+use crate::executor::handler::{Context, HandlerError, HandlerExecutor};
 use crate::grpc;
 use crate::job::name::Name;
 use crate::job::time::{Clock, SystemClock};
@@ -89,6 +92,36 @@ impl Server {
     ) -> Self {
         self.types.insert(job_type, (settings, Arc::new(executor)));
         self
+    }
+
+    /// With another job type, run by a Rust function of its context and its input; both input and
+    /// result are whatever serde knows. With [`TypeSettings::default`]: for a queue, a concurrency, a
+    /// retry policy or timeouts of its own, and for names that are not constants, give
+    /// [`Server::executor`] a [`HandlerExecutor`].
+    ///
+    /// ```
+    /// use pacenote::embed::{Config, Context, Server};
+    ///
+    /// let server = Server::new(Config::default())
+    ///     .handler("shout", |_: Context, text: String| async move { Ok(text.to_uppercase()) });
+    /// # let _ = server;
+    /// ```
+    ///
+    /// # Panics
+    /// Where `job_type` is no name: 1 to 128 of `[A-Za-z0-9._/-]`.
+    #[must_use]
+    pub fn handler<T, R, F, Fut>(self, job_type: &'static str, handler: F) -> Self
+    where
+        T: DeserializeOwned + Send + 'static,
+        R: Serialize + Send + 'static,
+        F: Fn(Context, T) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, HandlerError>> + Send + 'static,
+    {
+        self.executor(
+            Name::of(job_type),
+            TypeSettings::default(),
+            HandlerExecutor::new(handler),
+        )
     }
 
     /// With another source of time, chance and ids.
