@@ -16,6 +16,12 @@ pub enum Error {
         /// What is wrong, field by field. Never empty.
         violations: Vec<Violation>,
     },
+    /// The request cannot be read at all: mend the client.
+    #[error("the request is malformed: {problem}")]
+    Malformed {
+        /// What the decoder says.
+        problem: String,
+    },
     /// There is no such job: look elsewhere.
     #[error("there is no job {id}")]
     NotFound {
@@ -125,6 +131,13 @@ impl Error {
         violations.add(field, description);
         Self::Invalid {
             violations: violations.0,
+        }
+    }
+
+    /// A request that cannot be read.
+    pub fn malformed(problem: impl Into<String>) -> Self {
+        Self::Malformed {
+            problem: problem.into(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The gRPC surface: `pacenote.v1.JobService`, health and reflection. Translates, and nothing else:
 //! what is asked for is checked and done behind the queue's door.
 
+mod malformed;
 mod requests;
 mod status;
 
@@ -16,6 +17,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 pub use status::DOMAIN;
 
 use crate::error::{Error, Violations};
+use crate::grpc::malformed::Refusing;
 use crate::grpc::requests::check_request;
 use crate::grpc::status::status;
 use crate::job::limits::CODEC_BYTES_MAX;
@@ -40,19 +42,15 @@ pub fn routes<H: Health>(queue: JobQueue, health: HealthServer<H>) -> anyhow::Re
         .max_decoding_message_size(CODEC_BYTES_MAX)
         .accept_compressed(CompressionEncoding::Gzip);
     // Who has gzip as a channel's default sends it to these as well.
-    let routes = Routes::new(jobs)
-        .add_service(health.accept_compressed(CompressionEncoding::Gzip))
-        .add_service(
-            reflection()
-                .build_v1()?
-                .accept_compressed(CompressionEncoding::Gzip),
-        )
-        .add_service(
-            reflection()
-                .build_v1alpha()?
-                .accept_compressed(CompressionEncoding::Gzip),
-        );
-    Ok(routes)
+    let health = health.accept_compressed(CompressionEncoding::Gzip);
+    let reflection_v1 = reflection().build_v1()?;
+    let reflection_v1 = reflection_v1.accept_compressed(CompressionEncoding::Gzip);
+    let reflection_v1alpha = reflection().build_v1alpha()?;
+    let reflection_v1alpha = reflection_v1alpha.accept_compressed(CompressionEncoding::Gzip);
+    Ok(Routes::new(Refusing(jobs))
+        .add_service(Refusing(health))
+        .add_service(Refusing(reflection_v1))
+        .add_service(Refusing(reflection_v1alpha)))
 }
 
 /// `pacenote.v1.JobService`.
