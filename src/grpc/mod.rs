@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::stream::{self, Stream};
+use prost::Message;
 use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
@@ -66,8 +67,7 @@ impl JobService for Jobs {
         &self,
         request: Request<pb::SubmitRequest>,
     ) -> Result<Response<pb::SubmitResponse>, Status> {
-        let request = request.into_inner();
-        check_request(&request).map_err(status)?;
+        let request = opened(request)?;
         let submitted = self.queue.submit(requests::submission(request)).await;
         let (job, deduplicated) = submitted.map_err(status)?;
         Ok(Response::new(pb::SubmitResponse {
@@ -82,8 +82,7 @@ impl JobService for Jobs {
         &self,
         request: Request<pb::RunRequest>,
     ) -> Result<Response<Self::RunStream>, Status> {
-        let request = request.into_inner();
-        check_request(&request).map_err(status)?;
+        let request = opened(request)?;
         let mut violations = Violations::default();
         let options = requests::watch_options(
             None,
@@ -92,11 +91,20 @@ impl JobService for Jobs {
             request.heartbeat_interval,
             &mut violations,
         );
-        if request.submit.is_none() {
-            violations.add("submit", "is required");
+        let submission = request.submit.map(requests::submission);
+        match &submission {
+            None => violations.add("submit", "is required"),
+            // The queue tells what is wrong with the job, unless something around it is wrong as well.
+            Some(_) if violations.is_empty() => {}
+            Some(submission) => {
+                if let Err(Error::Invalid { violations: more }) =
+                    self.queue.check(submission.clone(), "submit.")
+                {
+                    violations.extend(more);
+                }
+            }
         }
-        violations.into_result().map_err(status)?;
-        let submission = requests::submission(request.submit.unwrap_or_default());
+        let submission = checked(submission, violations)?;
         let run = self.queue.run(submission, options).await;
         let (watch, deduplicated) = run.map_err(status)?;
         let mut first = true;
@@ -115,7 +123,7 @@ impl JobService for Jobs {
         &self,
         request: Request<pb::GetRequest>,
     ) -> Result<Response<pb::GetResponse>, Status> {
-        let request = request.into_inner();
+        let request = opened(request)?;
         let mut violations = Violations::default();
         let key = requests::job_key(&request.job_id, &mut violations);
         let view = requests::view(request.view, View::Full, &mut violations);
@@ -130,8 +138,7 @@ impl JobService for Jobs {
         &self,
         request: Request<pb::ListRequest>,
     ) -> Result<Response<pb::ListResponse>, Status> {
-        let request = request.into_inner();
-        check_request(&request).map_err(status)?;
+        let request = opened(request)?;
         let mut violations = Violations::default();
         let query = requests::list_query(&request, &mut violations);
         let view = requests::view(request.view, View::Basic, &mut violations);
@@ -151,10 +158,11 @@ impl JobService for Jobs {
         &self,
         request: Request<pb::WaitRequest>,
     ) -> Result<Response<pb::WaitResponse>, Status> {
-        let request = request.into_inner();
+        let request = opened(request)?;
         let mut violations = Violations::default();
         let key = requests::job_key(&request.job_id, &mut violations);
         let timeout = requests::wait_timeout(request.timeout, &mut violations);
+        requests::check_cursor(request.after_sequence, &mut violations);
         let view = requests::view(request.view, View::Full, &mut violations);
         let key = checked(key, violations)?;
         let waited = self.queue.wait(&key, timeout, request.after_sequence, view);
@@ -169,10 +177,10 @@ impl JobService for Jobs {
         &self,
         request: Request<pb::CancelRequest>,
     ) -> Result<Response<pb::CancelResponse>, Status> {
-        let request = request.into_inner();
-        check_request(&request).map_err(status)?;
+        let request = opened(request)?;
         let mut violations = Violations::default();
         let key = requests::job_key(&request.job_id, &mut violations);
+        requests::check_string("reason", &request.reason, &mut violations);
         let key = checked(key, violations)?;
         let job = self.queue.cancel(&key, request.reason).await;
         let job = job.map_err(status)?;
@@ -188,7 +196,7 @@ impl JobService for Jobs {
         &self,
         request: Request<pb::WatchJobRequest>,
     ) -> Result<Response<Self::WatchJobStream>, Status> {
-        let request = request.into_inner();
+        let request = opened(request)?;
         let mut violations = Violations::default();
         let key = requests::job_key(&request.job_id, &mut violations);
         let options = requests::watch_options(
@@ -207,7 +215,7 @@ impl JobService for Jobs {
         &self,
         request: Request<pb::ListEventsRequest>,
     ) -> Result<Response<pb::ListEventsResponse>, Status> {
-        let request = request.into_inner();
+        let request = opened(request)?;
         let mut violations = Violations::default();
         let key = requests::job_key(&request.job_id, &mut violations);
         let query = requests::event_query(&request, &mut violations);
@@ -222,6 +230,13 @@ impl JobService for Jobs {
             gap: page.gap.map(|gap| to_gap(request.job_id, gap)),
         }))
     }
+}
+
+/// The message of a request, unless it is larger than any may be.
+fn opened<T: Message>(request: Request<T>) -> Result<T, Status> {
+    let request = request.into_inner();
+    check_request(&request).map_err(status)?;
+    Ok(request)
 }
 
 /// What was checked, or everything that is wrong with the request.
