@@ -16,6 +16,12 @@ pub enum Error {
         /// What is wrong, field by field. Never empty.
         violations: Vec<Violation>,
     },
+    /// The request cannot be read at all: mend the client.
+    #[error("the request is malformed: {problem}")]
+    Malformed {
+        /// What the decoder says.
+        problem: String,
+    },
     /// There is no such job: look elsewhere.
     #[error("there is no job {id}")]
     NotFound {
@@ -124,7 +130,14 @@ impl Error {
         let mut violations = Violations::default();
         violations.add(field, description);
         Self::Invalid {
-            violations: violations.0,
+            violations: violations.told,
+        }
+    }
+
+    /// A request that cannot be read.
+    pub fn malformed(problem: impl Into<String>) -> Self {
+        Self::Malformed {
+            problem: problem.into(),
         }
     }
 
@@ -161,12 +174,21 @@ impl Error {
 }
 
 /// Collects everything that is wrong with a request, so that all of it comes back at once.
+///
+/// It comes back in a header, of which clients take 8 KiB as a rule (grpc-java, C core): names and
+/// sentences are cut, and what finds no room is counted.
 #[derive(Clone, Debug, Default)]
-pub struct Violations(Vec<Violation>);
+pub struct Violations {
+    told: Vec<Violation>,
+    bytes: usize,
+    untold: usize,
+}
 
 impl Violations {
-    /// Most violations told of one request. Chosen: more help nobody, and the answer stays small.
-    const MAX: usize = 100;
+    /// All violations together. Bytes; half of what clients take, because the text goes in base64.
+    const BYTES_MAX: usize = 3 * 1024;
+    /// A field's path or a sentence: the longest name, and what we say about it.
+    const TEXT_BYTES_MAX: usize = 400;
 
     /// Adds one that has no reason of its own.
     pub fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
@@ -180,13 +202,35 @@ impl Violations {
         description: impl Into<String>,
         reason: &'static str,
     ) {
-        if self.0.len() < Self::MAX {
-            self.0.push(Violation {
-                field: field.into(),
-                description: description.into(),
-                reason,
-            });
+        let violation = Violation {
+            field: cut(field.into(), Self::TEXT_BYTES_MAX),
+            description: cut(description.into(), Self::TEXT_BYTES_MAX),
+            reason,
+        };
+        self.push(violation);
+    }
+
+    /// Adds what was found elsewhere.
+    pub fn extend(&mut self, violations: impl IntoIterator<Item = Violation>) {
+        for violation in violations {
+            self.push(violation);
         }
+    }
+
+    /// Nothing is wrong so far.
+    pub fn is_empty(&self) -> bool {
+        self.told.is_empty()
+    }
+
+    fn push(&mut self, violation: Violation) {
+        // What each costs beside its texts: the reason, tags and lengths.
+        let bytes = violation.field.len() + violation.description.len() + 24;
+        if self.untold > 0 || self.bytes + bytes > Self::BYTES_MAX {
+            self.untold += 1;
+            return;
+        }
+        self.bytes += bytes;
+        self.told.push(violation);
     }
 
     /// The value, or `None` with its violation added.
@@ -201,18 +245,74 @@ impl Violations {
     /// # Errors
     /// [`Error::Invalid`] with everything that is.
     pub fn into_result(self) -> Result<(), Error> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err(Error::Invalid { violations: self.0 })
+        if self.told.is_empty() {
+            return Ok(());
         }
+        let mut violations = self.told;
+        if self.untold > 0 {
+            violations.push(Violation {
+                field: "request".to_owned(),
+                description: format!("has {} more faults than there is room to tell", self.untold),
+                reason: "INVALID_FIELD",
+            });
+        }
+        Err(Error::Invalid { violations })
     }
 }
 
+/// Cuts a text at a character boundary, and shows it.
+fn cut(mut text: String, bytes_max: usize) -> String {
+    if text.len() > bytes_max {
+        text.truncate(text.floor_char_boundary(bytes_max));
+        text.push('…');
+    }
+    text
+}
+
+/// The message of a refusal: it stands in a header of its own, beside the same in full.
 fn describe(violations: &[Violation]) -> String {
+    /// As much as there is room for beside the details.
+    const BYTES_MAX: usize = 1024;
     let all: Vec<String> = violations
         .iter()
         .map(|violation| format!("{} {}", violation.field, violation.description))
         .collect();
-    all.join("; ")
+    cut(all.join("; "), BYTES_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(violations: Violations) -> Vec<Violation> {
+        match violations.into_result() {
+            Err(Error::Invalid { violations }) => violations,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_fits_into_a_header_and_what_does_not_is_counted() {
+        let mut violations = Violations::default();
+        for index in 0..1_000 {
+            violations.add(format!("labels[{index}]"), "é".repeat(10_000));
+        }
+        let told = told(violations);
+        let bytes: usize = told
+            .iter()
+            .map(|v| v.field.len() + v.description.len())
+            .sum();
+        assert!(bytes < 4 * 1024, "{bytes}");
+        let last = told.last().expect("one at least");
+        let untold = 1_000 - (told.len() - 1);
+        assert_eq!(last.field, "request");
+        assert!(last.description.contains(&untold.to_string()), "{last:?}");
+        let message = Error::Invalid { violations: told }.to_string();
+        assert!(message.len() <= 1024 + '…'.len_utf8(), "{}", message.len());
+    }
+
+    #[test]
+    fn nothing_wrong_is_no_error() {
+        assert!(Violations::default().into_result().is_ok());
+    }
 }

@@ -11,8 +11,9 @@ use toml::de::DeValue;
 
 use crate::config::key::{Form, KEYS, describe};
 use crate::config::section::Section;
+use crate::config::template::Template;
 use crate::config::value::{self, duration_text};
-use crate::config::{CommandConfig, JobType, ProgressMode, ResultMode, TypeSettings, template};
+use crate::config::{CommandConfig, JobType, ProgressMode, ResultMode, TypeSettings};
 use crate::job::limits::{ATTEMPTS_MAX, DETAIL_BYTES_MAX, LIST_MAX};
 use crate::job::name::Name;
 use crate::job::policy::{RetryPolicy, Timeouts};
@@ -194,9 +195,9 @@ fn arguments(section: &mut Section<'_>) -> Option<Vec<String>> {
         return None;
     }
     for (index, (argument, span)) in arguments.iter().enumerate() {
-        let checked = bounded(argument).and_then(|()| template::check(argument));
-        let checked = checked.and_then(|()| {
-            if index == 0 && template::has_placeholder(argument) {
+        let parsed = bounded(argument).and_then(|()| Template::parse(argument));
+        let checked = parsed.and_then(|template| {
+            if index == 0 && !template.is_fixed() {
                 return Err("the program itself is not for the input to choose".to_owned());
             }
             Ok(())

@@ -11,7 +11,7 @@ pub mod print;
 pub mod problem;
 mod section;
 pub mod settings;
-mod template;
+pub mod template;
 pub mod value;
 
 #[cfg(test)]

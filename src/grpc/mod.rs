@@ -1,6 +1,7 @@
 //! The gRPC surface: `pacenote.v1.JobService`, health and reflection. Translates, and nothing else:
 //! what is asked for is checked and done behind the queue's door.
 
+mod malformed;
 mod requests;
 mod status;
 
@@ -8,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::stream::{self, Stream};
+use prost::Message;
 use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
@@ -16,6 +18,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 pub use status::DOMAIN;
 
 use crate::error::{Error, Violations};
+use crate::grpc::malformed::Refusing;
 use crate::grpc::requests::check_request;
 use crate::grpc::status::status;
 use crate::job::limits::CODEC_BYTES_MAX;
@@ -42,19 +45,15 @@ pub fn routes<H: Health>(queue: JobQueue, health: HealthServer<H>) -> anyhow::Re
         .max_decoding_message_size(CODEC_BYTES_MAX)
         .accept_compressed(CompressionEncoding::Gzip);
     // Who has gzip as a channel's default sends it to these as well.
-    let routes = Routes::new(jobs)
-        .add_service(health.accept_compressed(CompressionEncoding::Gzip))
-        .add_service(
-            reflection()
-                .build_v1()?
-                .accept_compressed(CompressionEncoding::Gzip),
-        )
-        .add_service(
-            reflection()
-                .build_v1alpha()?
-                .accept_compressed(CompressionEncoding::Gzip),
-        );
-    Ok(routes)
+    let health = health.accept_compressed(CompressionEncoding::Gzip);
+    let reflection_v1 = reflection().build_v1()?;
+    let reflection_v1 = reflection_v1.accept_compressed(CompressionEncoding::Gzip);
+    let reflection_v1alpha = reflection().build_v1alpha()?;
+    let reflection_v1alpha = reflection_v1alpha.accept_compressed(CompressionEncoding::Gzip);
+    Ok(Routes::new(Refusing(jobs))
+        .add_service(Refusing(health))
+        .add_service(Refusing(reflection_v1))
+        .add_service(Refusing(reflection_v1alpha)))
 }
 
 /// `pacenote.v1.JobService`.
@@ -70,8 +69,7 @@ impl JobService for Jobs {
         &self,
         request: Request<pb::SubmitRequest>,
     ) -> Result<Response<pb::SubmitResponse>, Status> {
-        let request = request.into_inner();
-        check_request(&request).map_err(status)?;
+        let request = opened(request)?;
         let submitted = self.queue.submit(requests::submission(request)).await;
         let (job, deduplicated) = submitted.map_err(status)?;
         Ok(Response::new(pb::SubmitResponse {
@@ -86,8 +84,7 @@ impl JobService for Jobs {
         &self,
         request: Request<pb::RunRequest>,
     ) -> Result<Response<Self::RunStream>, Status> {
-        let request = request.into_inner();
-        check_request(&request).map_err(status)?;
+        let request = opened(request)?;
         let mut violations = Violations::default();
         let options = requests::watch_options(
             None,
@@ -96,11 +93,20 @@ impl JobService for Jobs {
             request.heartbeat_interval,
             &mut violations,
         );
-        if request.submit.is_none() {
-            violations.add("submit", "is required");
+        let submission = request.submit.map(requests::submission);
+        match &submission {
+            None => violations.add("submit", "is required"),
+            // The queue tells what is wrong with the job, unless something around it is wrong as well.
+            Some(_) if violations.is_empty() => {}
+            Some(submission) => {
+                if let Err(Error::Invalid { violations: more }) =
+                    self.queue.check(submission.clone(), "submit.")
+                {
+                    violations.extend(more);
+                }
+            }
         }
-        violations.into_result().map_err(status)?;
-        let submission = requests::submission(request.submit.unwrap_or_default());
+        let submission = checked(submission, violations)?;
         let run = self.queue.run(submission, options).await;
         let (watch, deduplicated) = run.map_err(status)?;
         let mut first = true;
@@ -119,7 +125,7 @@ impl JobService for Jobs {
         &self,
         request: Request<pb::GetRequest>,
     ) -> Result<Response<pb::GetResponse>, Status> {
-        let request = request.into_inner();
+        let request = opened(request)?;
         let mut violations = Violations::default();
         let key = requests::job_key(&request.job_id, &mut violations);
         let view = requests::view(request.view, View::Full, &mut violations);
@@ -134,8 +140,7 @@ impl JobService for Jobs {
         &self,
         request: Request<pb::ListRequest>,
     ) -> Result<Response<pb::ListResponse>, Status> {
-        let request = request.into_inner();
-        check_request(&request).map_err(status)?;
+        let request = opened(request)?;
         let mut violations = Violations::default();
         let query = requests::list_query(&request, &mut violations);
         let view = requests::view(request.view, View::Basic, &mut violations);
@@ -155,10 +160,11 @@ impl JobService for Jobs {
         &self,
         request: Request<pb::WaitRequest>,
     ) -> Result<Response<pb::WaitResponse>, Status> {
-        let request = request.into_inner();
+        let request = opened(request)?;
         let mut violations = Violations::default();
         let key = requests::job_key(&request.job_id, &mut violations);
         let timeout = requests::wait_timeout(request.timeout, &mut violations);
+        requests::check_cursor(request.after_sequence, &mut violations);
         let view = requests::view(request.view, View::Full, &mut violations);
         let key = checked(key, violations)?;
         let waited = self.queue.wait(&key, timeout, request.after_sequence, view);
@@ -173,10 +179,10 @@ impl JobService for Jobs {
         &self,
         request: Request<pb::CancelRequest>,
     ) -> Result<Response<pb::CancelResponse>, Status> {
-        let request = request.into_inner();
-        check_request(&request).map_err(status)?;
+        let request = opened(request)?;
         let mut violations = Violations::default();
         let key = requests::job_key(&request.job_id, &mut violations);
+        requests::check_string("reason", &request.reason, &mut violations);
         let key = checked(key, violations)?;
         let job = self.queue.cancel(&key, request.reason).await;
         let job = job.map_err(status)?;
@@ -192,7 +198,7 @@ impl JobService for Jobs {
         &self,
         request: Request<pb::WatchJobRequest>,
     ) -> Result<Response<Self::WatchJobStream>, Status> {
-        let request = request.into_inner();
+        let request = opened(request)?;
         let mut violations = Violations::default();
         let key = requests::job_key(&request.job_id, &mut violations);
         let options = requests::watch_options(
@@ -211,7 +217,7 @@ impl JobService for Jobs {
         &self,
         request: Request<pb::ListEventsRequest>,
     ) -> Result<Response<pb::ListEventsResponse>, Status> {
-        let request = request.into_inner();
+        let request = opened(request)?;
         let mut violations = Violations::default();
         let key = requests::job_key(&request.job_id, &mut violations);
         let query = requests::event_query(&request, &mut violations);
@@ -226,6 +232,13 @@ impl JobService for Jobs {
             gap: page.gap.map(|gap| to_gap(request.job_id, gap)),
         }))
     }
+}
+
+/// The message of a request, unless it is larger than any may be.
+fn opened<T: Message>(request: Request<T>) -> Result<T, Status> {
+    let request = request.into_inner();
+    check_request(&request).map_err(status)?;
+    Ok(request)
 }
 
 /// What was checked, or everything that is wrong with the request.

@@ -15,7 +15,9 @@ use crate::job::limits::{
 };
 use crate::job::name::{JobId, JobKey, Name};
 use crate::pb;
-use crate::queue::{EventQuery, Submission, WatchOptions, default_tenant};
+use crate::queue::{
+    EventQuery, Submission, WatchOptions, check_page_size, check_sequence, default_tenant,
+};
 use crate::store::{ListQuery, View};
 use crate::wire;
 
@@ -86,6 +88,7 @@ pub(super) fn watch_options(
     heartbeat_interval: Option<prost_types::Duration>,
     violations: &mut Violations,
 ) -> WatchOptions {
+    check_cursor(after_sequence, violations);
     WatchOptions {
         after_sequence,
         tags: tags(event_types, violations),
@@ -111,6 +114,8 @@ pub(super) fn event_query(
     request: &pb::ListEventsRequest,
     violations: &mut Violations,
 ) -> EventQuery {
+    check_cursor(Some(request.after_sequence), violations);
+    violations.check("page_size", check_page_size(request.page_size));
     EventQuery {
         after: request.after_sequence,
         page_size: request.page_size,
@@ -120,12 +125,9 @@ pub(super) fn event_query(
 
 /// Which jobs.
 pub(super) fn list_query(request: &pb::ListRequest, violations: &mut Violations) -> ListQuery {
+    violations.check("page_size", check_page_size(request.page_size));
     check_list("states", request.states.len(), violations);
-    if request.page_token.len() > STRING_BYTES_MAX {
-        let len = request.page_token.len();
-        let problem = format!("is {len} bytes; at most {STRING_BYTES_MAX} are accepted");
-        violations.add("page_token", problem);
-    }
+    check_string("page_token", &request.page_token, violations);
     let key = &request.idempotency_key;
     if key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
         let len = key.len();
@@ -187,6 +189,22 @@ fn tags(event_types: &[i32], violations: &mut Violations) -> Vec<EventTag> {
         }
     }
     tags
+}
+
+/// Checks where to go on from, if anywhere.
+pub(super) fn check_cursor(after_sequence: Option<i64>, violations: &mut Violations) {
+    if let Some(after) = after_sequence {
+        violations.check("after_sequence", check_sequence(after));
+    }
+}
+
+/// Checks a string that has no bound of its own.
+pub(super) fn check_string(field: &str, text: &str, violations: &mut Violations) {
+    if text.len() > STRING_BYTES_MAX {
+        let len = text.len();
+        let problem = format!("is {len} bytes; at most {STRING_BYTES_MAX} are accepted");
+        violations.add(field, problem);
+    }
 }
 
 fn check_list(field: &str, len: usize, violations: &mut Violations) {

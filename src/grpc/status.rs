@@ -39,6 +39,7 @@ pub(super) fn status(error: Error) -> Status {
                 if same { reason } else { "INVALID_FIELD" },
             )
         }
+        Error::Malformed { .. } => (Code::InvalidArgument, "MALFORMED_REQUEST"),
         Error::NotFound { id } => {
             metadata.insert("job_id".to_owned(), id.to_string());
             (Code::NotFound, "JOB_NOT_FOUND")

@@ -8,7 +8,8 @@ use crate::job::time::Timestamp;
 use crate::job::{Applied, Change, Job, JobState, Outcome, Refusal, Report};
 
 impl Job {
-    /// Makes a change, or refuses it and leaves everything as it was.
+    /// Makes a change, or refuses it and leaves everything as it was. A cancel that comes twice or too
+    /// late is no error and changes nothing.
     ///
     /// # Errors
     /// The [`Refusal`]: the change is late, or not for a job in this state.
@@ -45,7 +46,12 @@ impl Job {
             Change::Cancel {
                 reason,
                 requested_by,
-            } => self.cancel(&mut applied, reason, requested_by, now),
+            } => {
+                if !self.can_be_cancelled() {
+                    return Ok(applied);
+                }
+                self.cancel(&mut applied, reason, requested_by, now);
+            }
             Change::BecomeDue => {
                 if self.state != JobState::Scheduled || self.run_at > now {
                     return Err(Refusal::NotDue);

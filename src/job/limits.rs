@@ -29,6 +29,8 @@ pub const LABEL_VALUE_BYTES_MAX: usize = 255;
 /// nested messages; an object in an object takes three, and the deepest place for a payload is an
 /// output chunk of a Run, seven down. Deeper JSON goes as text with media type application/json.
 pub const JSON_DEPTH_MAX: usize = 30;
+/// The integers that a double, and so a JSON number, holds exactly: 2^53 either way. Source: RFC 8785.
+pub const EXACT_INTEGER_MAX: u64 = 1 << 53;
 /// Strings that have no bound of their own. Bytes.
 pub const STRING_BYTES_MAX: usize = 1024;
 /// Error details, log messages and log fields. Bytes.

@@ -15,6 +15,11 @@ pub mod progress;
 pub mod segment;
 pub mod time;
 
+#[cfg(test)]
+mod apply_tests;
+#[cfg(test)]
+mod life_tests;
+
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;

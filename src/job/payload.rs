@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::job::limits::{JSON_DEPTH_MAX, PAYLOAD_BYTES_MAX, STRING_BYTES_MAX};
+use crate::job::limits::{EXACT_INTEGER_MAX, JSON_DEPTH_MAX, PAYLOAD_BYTES_MAX, STRING_BYTES_MAX};
 
 /// What a payload holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -30,7 +30,7 @@ impl Payload {
     /// A JSON value, normalised: sorted keys, integral numbers printed as integers.
     ///
     /// # Errors
-    /// Where it nests deeper than 30.
+    /// Where it nests deeper than 30, or has an integer beyond ±2^53, which no JSON number holds exactly.
     pub fn json(value: &serde_json::Value) -> Result<Self, String> {
         let depth = depth(value);
         if depth > JSON_DEPTH_MAX {
@@ -38,6 +38,7 @@ impl Payload {
                 "nests {depth} deep; at most {JSON_DEPTH_MAX} are accepted: send text with media type application/json"
             ));
         }
+        check_integers(value)?;
         let text = serde_json_canonicalizer::to_string(value)
             .map_err(|error| format!("is not JSON that can be normalised: {error}"))?;
         Ok(Self::new(Content::Json(text)))
@@ -46,7 +47,7 @@ impl Payload {
     /// Any value that serde can write as JSON.
     ///
     /// # Errors
-    /// Where it cannot be written, or nests deeper than 30.
+    /// Where it cannot be written, and as [`Payload::json`].
     pub fn from_serialize(value: &impl Serialize) -> Result<Self, String> {
         let value = serde_json::to_value(value).map_err(|error| error.to_string())?;
         Self::json(&value)
@@ -184,6 +185,26 @@ fn depth(value: &serde_json::Value) -> usize {
     }
 }
 
+/// Refuses integers that normalising would round: better an error than another number.
+fn check_integers(value: &serde_json::Value) -> Result<(), String> {
+    match value {
+        serde_json::Value::Number(number) => {
+            let negative = number.as_i64().map(i64::unsigned_abs);
+            match negative.or_else(|| number.as_u64()) {
+                Some(magnitude) if magnitude > EXACT_INTEGER_MAX => Err(format!(
+                    "has the integer {number}; at most 2^53 ({EXACT_INTEGER_MAX}) either way is accepted, because JSON numbers beyond lose digits: write it as a string, or send text with media type application/json"
+                )),
+                _ => Ok(()),
+            }
+        }
+        serde_json::Value::Array(items) => items.iter().try_for_each(check_integers),
+        serde_json::Value::Object(fields) => fields.values().try_for_each(check_integers),
+        serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::String(_) => {
+            Ok(())
+        }
+    }
+}
+
 /// Encoded length of `google.protobuf.Value`, which every JSON value travels as.
 fn value_len(value: &serde_json::Value) -> usize {
     match value {
@@ -237,6 +258,31 @@ mod tests {
         assert!(Payload::json(&nested(JSON_DEPTH_MAX)).is_ok());
         let error = Payload::json(&nested(JSON_DEPTH_MAX + 1)).expect_err("too deep");
         assert!(error.contains("31") && error.contains("30"), "{error}");
+    }
+
+    #[test]
+    fn an_integer_that_would_be_rounded_is_refused_wherever_it_stands() {
+        let most = EXACT_INTEGER_MAX as i64;
+        for exact in [most, -most] {
+            assert!(Payload::json(&serde_json::json!({ "ids": [exact] })).is_ok());
+        }
+        let beyond = [
+            serde_json::json!(most + 1),
+            serde_json::json!([-most - 1]),
+            serde_json::json!({"a": {"b": [i64::MIN]}}),
+            serde_json::json!({ "a": u64::MAX }),
+        ];
+        for value in beyond {
+            let error = Payload::json(&value).expect_err("rounds");
+            assert!(
+                error.contains("2^53") && error.contains("application/json"),
+                "{error}"
+            );
+        }
+        assert!(
+            Payload::json(&serde_json::json!(1e300)).is_ok(),
+            "no integer"
+        );
     }
 
     #[test]

@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 
 pub use attempts::{StopCause, StopSignal};
 pub use places::Places;
-pub use read::{EventPage, EventQuery, JobPage, Waited};
+pub use read::{EventPage, EventQuery, JobPage, Waited, check_page_size, check_sequence};
 pub use submission::{InputCheck, KnownType, Submission, default_tenant};
 pub use watch::{Watch, WatchContent, WatchMessage, WatchOptions};
 pub use writer::Handed;
@@ -164,6 +164,22 @@ impl JobQueue {
     /// Once it has begun, the job may be stored although nobody hears of it.
     pub async fn submit(&self, submission: Submission) -> Result<(Arc<Job>, bool), Error> {
         self.submit_as(self.new_id(), submission, "").await
+    }
+
+    /// What is wrong with a submission, and nothing else: neither whether its key was used nor whether
+    /// jobs are taken now. `prefix` is what stands before the fields' names in the request.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`].
+    pub fn check(&self, submission: Submission, prefix: &str) -> Result<(), Error> {
+        let settings = &self.shared.settings;
+        let checked = submission.check(
+            prefix,
+            self.new_id(),
+            &settings.types,
+            settings.log_bytes_max,
+        );
+        checked.map(drop)
     }
 
     fn new_id(&self) -> JobId {

@@ -231,7 +231,10 @@ impl JobQueue {
 }
 
 /// Checks a page's size; 0 stands for the default.
-fn check_page_size(size: i32) -> Result<usize, String> {
+///
+/// # Errors
+/// A sentence that names the value and the bound.
+pub fn check_page_size(size: i32) -> Result<usize, String> {
     match usize::try_from(size) {
         Ok(0) => Ok(PAGE_SIZE_DEFAULT),
         Ok(size) if size <= PAGE_SIZE_MAX => Ok(size),
@@ -240,7 +243,10 @@ fn check_page_size(size: i32) -> Result<usize, String> {
 }
 
 /// Checks a cursor.
-pub(super) fn check_sequence(after: i64) -> Result<(), String> {
+///
+/// # Errors
+/// A sentence that names the value and the bound.
+pub fn check_sequence(after: i64) -> Result<(), String> {
     if after < 0 {
         return Err(format!("is {after}; 0 or more is accepted"));
     }

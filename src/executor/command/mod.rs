@@ -29,12 +29,12 @@ use std::sync::Arc;
 use futures_util::future::{BoxFuture, FutureExt};
 
 pub use crate::executor::command::survivors::end_survivors;
-pub use crate::executor::command::template::Template;
 
 use crate::config::CommandConfig;
+use crate::config::template::Template;
 use crate::executor::command::environment::Environment;
 use crate::executor::command::running::Running;
-use crate::executor::command::template::{Fields, Problem};
+use crate::executor::command::template::{Fields, Problem, fill};
 use crate::executor::handler::invalid_input;
 use crate::executor::{Attempt, Executor, bounds};
 use crate::job::Outcome;
@@ -66,7 +66,8 @@ impl CommandExecutor {
             .command
             .iter()
             .map(|argument| {
-                Template::parse(argument).map_err(|problem| format!("command: {problem}"))
+                Template::parse(argument)
+                    .map_err(|problem| format!("command: {argument:?} {problem}"))
             })
             .collect::<Result<_, _>>()?;
         match (argv.first(), config.command.first()) {
@@ -127,14 +128,14 @@ impl Command {
     /// The arguments for an input, or every field that is wrong, once.
     fn arguments(&self, input: Option<&Payload>) -> Result<Vec<String>, Vec<Problem>> {
         if self.argv.iter().all(Template::is_fixed) {
-            let fill = |template: &Template| template.fill(&Fields::Absent, true);
-            return self.argv.iter().map(fill).collect();
+            let fixed = |template| fill(template, &Fields::Absent, true);
+            return self.argv.iter().map(fixed).collect();
         }
         let fields = Fields::of(input);
         let mut argv = Vec::with_capacity(self.argv.len());
         let mut problems = Vec::new();
         for template in &self.argv {
-            match template.fill(&fields, self.config.allow_dash) {
+            match fill(template, &fields, self.config.allow_dash) {
                 Ok(argument) => argv.push(argument),
                 Err(wrong) => {
                     for problem in wrong {

@@ -1,4 +1,4 @@
-//! Arguments of a command with placeholders for fields of the input: `{input.width}`.
+//! Fills the placeholders of a command's arguments with fields of the input.
 //!
 //! A placeholder takes a scalar and fills exactly one argument; what it puts there is never looked at
 //! by a shell and never becomes a second argument. A value that would turn its argument into an option
@@ -6,23 +6,11 @@
 
 use serde_json::Value;
 
+use crate::config::template::{Part, Template};
 use crate::job::payload::{Content, Payload};
 
 /// Longest argument that Linux takes: 32 pages with the closing NUL (`MAX_ARG_STRLEN`, execve(2)).
 const ARGUMENT_BYTES_MAX: usize = 32 * 4096 - 1;
-
-/// One argument, parsed.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Template {
-    parts: Vec<Part>,
-}
-
-#[derive(Clone, PartialEq, Eq, Debug)]
-enum Part {
-    Text(String),
-    /// The path within the input: `input.a.b` is `["a", "b"]`.
-    Field(Vec<String>),
-}
 
 /// The input as placeholders see it.
 pub(super) enum Fields {
@@ -35,93 +23,41 @@ pub(super) enum Fields {
 /// Which field, and what is wrong with it.
 pub(super) type Problem = (String, String);
 
-impl Template {
-    /// Parses an argument: text, `{input.field}` and `{input.field.field}`, `{{` and `}}` for braces.
-    ///
-    /// # Errors
-    /// A sentence that says what is wrong and what is allowed.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        if text.contains('\0') {
-            return Err(format!(
-                "{text:?} has a NUL character; no argument can hold one"
-            ));
-        }
-        let mut parts = Vec::new();
-        let mut plain = String::new();
-        let mut rest = text;
-        while let Some(at) = rest.find(['{', '}']) {
-            plain.push_str(&rest[..at]);
-            let brace = &rest[at..=at];
-            rest = &rest[at + 1..];
-            if let Some(after) = rest.strip_prefix(brace) {
-                plain.push_str(brace);
-                rest = after;
-                continue;
-            }
-            if brace == "}" {
-                return Err(format!(
-                    "{text:?} has a `}}` without a `{{`; write `}}}}` for a brace"
-                ));
-            }
-            let Some((inner, after)) = rest.split_once('}') else {
-                return Err(format!(
-                    "{text:?} has a `{{` without a `}}`; write `{{{{` for a brace"
-                ));
-            };
-            if !plain.is_empty() {
-                parts.push(Part::Text(std::mem::take(&mut plain)));
-            }
-            parts.push(Part::Field(parse_path(inner).ok_or_else(|| {
-                format!(
-                    "{text:?} has {{{inner}}}; a placeholder is {{input.FIELD}}, and `{{{{` is a brace"
-                )
-            })?));
-            rest = after;
-        }
-        plain.push_str(rest);
-        if !plain.is_empty() {
-            parts.push(Part::Text(plain));
-        }
-        Ok(Self { parts })
-    }
-
-    /// Whether it is the same for every job.
-    pub fn is_fixed(&self) -> bool {
-        self.parts.iter().all(|part| matches!(part, Part::Text(_)))
-    }
-
-    /// The argument for this input, or every field that is wrong.
-    pub(super) fn fill(&self, input: &Fields, allow_dash: bool) -> Result<String, Vec<Problem>> {
-        let mut argument = String::new();
-        let mut problems = Vec::new();
-        for part in &self.parts {
-            match part {
-                Part::Text(text) => argument.push_str(text),
-                Part::Field(path) => match input.scalar(path) {
-                    Ok(value) => {
-                        if argument.is_empty() && value.starts_with('-') && !allow_dash {
-                            let problem =
-                                "begins with `-`, which would make it an option of the command";
-                            problems.push((field_name(path), problem.to_owned()));
-                        }
-                        argument.push_str(&value);
+/// The argument for this input, or every field that is wrong.
+pub(super) fn fill(
+    template: &Template,
+    input: &Fields,
+    allow_dash: bool,
+) -> Result<String, Vec<Problem>> {
+    let mut argument = String::new();
+    let mut problems = Vec::new();
+    for part in template.parts() {
+        match part {
+            Part::Text(text) => argument.push_str(text),
+            Part::Field(path) => match input.scalar(path) {
+                Ok(value) => {
+                    if argument.is_empty() && value.starts_with('-') && !allow_dash {
+                        let problem =
+                            "begins with `-`, which would make it an option of the command";
+                        problems.push((field_name(path), problem.to_owned()));
                     }
-                    Err(problem) => problems.push(problem),
-                },
-            }
+                    argument.push_str(&value);
+                }
+                Err(problem) => problems.push(problem),
+            },
         }
-        if argument.len() > ARGUMENT_BYTES_MAX && !self.is_fixed() {
-            let problem = format!(
-                "makes an argument of {} bytes; at most {ARGUMENT_BYTES_MAX} are accepted: read the input from stdin instead",
-                argument.len()
-            );
-            problems.push(("input".to_owned(), problem));
-        }
-        if problems.is_empty() {
-            Ok(argument)
-        } else {
-            Err(problems)
-        }
+    }
+    if argument.len() > ARGUMENT_BYTES_MAX && !template.is_fixed() {
+        let problem = format!(
+            "makes an argument of {} bytes; at most {ARGUMENT_BYTES_MAX} are accepted: read the input from stdin instead",
+            argument.len()
+        );
+        problems.push(("input".to_owned(), problem));
+    }
+    if problems.is_empty() {
+        Ok(argument)
+    } else {
+        Err(problems)
     }
 }
 
@@ -185,16 +121,6 @@ fn number_text(number: &serde_json::Number) -> String {
     }
 }
 
-fn parse_path(placeholder: &str) -> Option<Vec<String>> {
-    let path: Vec<String> = placeholder
-        .strip_prefix("input.")?
-        .split('.')
-        .map(str::to_owned)
-        .collect();
-    let is_name = |name: &String| !name.is_empty() && !name.contains(['{', '}', ' ']);
-    path.iter().all(is_name).then_some(path)
-}
-
 fn field_name(path: &[String]) -> String {
     format!("input.{}", path.join("."))
 }
@@ -206,9 +132,8 @@ mod tests {
     use super::*;
 
     fn fill(template: &str, input: Value, allow_dash: bool) -> Result<String, Vec<Problem>> {
-        Template::parse(template)
-            .expect("a valid template")
-            .fill(&Fields::Json(input), allow_dash)
+        let template = Template::parse(template).expect("a valid template");
+        super::fill(&template, &Fields::Json(input), allow_dash)
     }
 
     #[test]
@@ -289,32 +214,12 @@ mod tests {
     fn an_input_without_fields_is_refused() {
         let template = Template::parse("{input.w}").expect("valid");
         let at = |input: Option<Payload>| {
-            template
-                .fill(&Fields::of(input.as_ref()), false)
+            super::fill(&template, &Fields::of(input.as_ref()), false)
                 .expect_err("no fields")
                 .remove(0)
         };
         assert_eq!(at(None).0, "input.w");
         assert!(at(Some(Payload::text("w"))).1.contains("is text"));
         assert!(at(Some(Payload::data(vec![1_u8]))).1.contains("is bytes"));
-    }
-
-    #[test]
-    fn a_malformed_template_is_refused_and_says_what_a_brace_is() {
-        for bad in [
-            "{",
-            "}",
-            "a}b",
-            "{input}",
-            "{width}",
-            "{input.}",
-            "{input.a..b}",
-            "{input.a b}",
-            "{}",
-            "a\0",
-        ] {
-            let error = Template::parse(bad).expect_err(bad);
-            assert!(error.contains("brace") || error.contains("NUL"), "{error}");
-        }
     }
 }
