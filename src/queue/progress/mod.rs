@@ -3,6 +3,9 @@
 //!
 //! Owned by the writer, which sees every change in order. Pure: the time comes in.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
