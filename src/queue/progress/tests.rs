@@ -204,7 +204,10 @@ fn held_progress_is_stored_before_any_other_event_and_before_the_end() {
     let held = bench.report(1, vec![progress(2)]);
     bench.group(1, vec![held]);
     let mixed = bench.report(2, vec![output(), progress(4), progress(5), output()]);
-    assert_eq!(bench.group(2, vec![mixed]), ["2%", "output", "5%", "output"]);
+    assert_eq!(
+        bench.group(2, vec![mixed]),
+        ["2%", "output", "5%", "output"]
+    );
 }
 
 #[test]
@@ -263,9 +266,44 @@ fn a_report_that_is_held_back_still_keeps_its_lease() {
 }
 
 #[test]
+fn held_progress_does_not_take_back_what_a_heartbeat_renewed() {
+    let mut bench = Bench::new(Duration::from_secs(3600));
+    for now in [0, 1] {
+        let report = bench.report(now, vec![progress(1)]);
+        bench.group(now, vec![report]);
+    }
+    let heartbeat = bench.report(9000, vec![]);
+    assert_eq!(bench.group(9000, vec![heartbeat]), ["heartbeat"]);
+    let end = bench.change(finish(1));
+    let out = bench.group_entries(9001, vec![end]);
+    let Entry::Change {
+        change: Change::Report { lease_until, .. },
+        ..
+    } = &out[0].0
+    else {
+        panic!("the held progress comes first: {out:?}")
+    };
+    assert_eq!(*lease_until, at(9000).after(LEASE));
+}
+
+#[test]
+fn a_checkpoint_is_no_event_and_does_not_hurry_progress() {
+    let mut bench = Bench::new(INTERVAL);
+    let first = bench.report(0, vec![progress(1)]);
+    bench.group(0, vec![first]);
+    let checkpoint = Report::Checkpoint(Payload::text("here"));
+    let report = bench.report(1, vec![progress(2), checkpoint]);
+    assert_eq!(bench.group(1, vec![report]), ["checkpoint"]);
+    assert_eq!(bench.group(50, vec![]), ["2%"]);
+}
+
+#[test]
 fn a_late_report_is_refused_by_the_store_and_does_not_replace_what_is_held() {
     let mut bench = Bench::new(INTERVAL);
-    bench.job.apply(Change::Lose { attempt: 1 }, at(0)).expect("it runs");
+    bench
+        .job
+        .apply(Change::Lose { attempt: 1 }, at(0))
+        .expect("it runs");
     bench.gate.committed(&bench.job);
     bench.claim(0);
     let first = bench.report(0, vec![progress(1)]);
