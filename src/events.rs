@@ -48,6 +48,9 @@ struct State {
 #[derive(Debug)]
 struct Channel {
     sender: broadcast::Sender<News>,
+    /// Counted here and not by the sender: a listener's receiver goes after its `drop`, so that two
+    /// that go together would each see the other's.
+    listeners: usize,
     /// Size of each news that not everyone has heard yet, the oldest first.
     unheard: VecDeque<usize>,
 }
@@ -103,16 +106,18 @@ impl Hub {
     /// How many listeners the tenant has, where that is `max` already.
     pub fn listen(&self, key: &JobKey, max: usize) -> Result<Listener, usize> {
         let mut state = self.lock();
-        let open = state.listeners.entry(key.tenant.clone()).or_default();
-        if *open >= max {
-            return Err(*open);
+        let open = state.listeners.get(&key.tenant).copied().unwrap_or(0);
+        if open >= max {
+            return Err(open);
         }
-        *open += 1;
+        state.listeners.insert(key.tenant.clone(), open + 1);
         let channel = state.channels.entry(key.clone());
         let channel = channel.or_insert_with(|| Channel {
             sender: broadcast::channel(CHANNEL_COMMITS).0,
+            listeners: 0,
             unheard: VecDeque::new(),
         });
+        channel.listeners += 1;
         let receiver = channel.sender.subscribe();
         Ok(Listener {
             hub: self.clone(),
@@ -180,21 +185,29 @@ impl Drop for Listener {
                 state.listeners.remove(&self.key.tenant);
             }
         }
-        // This one's receiver still counts: it is dropped after this.
-        if let Some(channel) = state.channels.get(&self.key)
-            && channel.sender.receiver_count() <= 1
-        {
-            state.channels.remove(&self.key);
+        if let Some(channel) = state.channels.get_mut(&self.key) {
+            channel.listeners -= 1;
+            if channel.listeners == 0 {
+                state.channels.remove(&self.key);
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
     use uuid::Uuid;
 
     use super::*;
+    use crate::job::event::EventTag;
     use crate::job::name::JobId;
+    use crate::job::policy::{RetryPolicy, Timeouts};
+    use crate::job::segment::SegmentBuilder;
+    use crate::job::time::Timestamp;
+    use crate::job::{JobSpec, NewJob};
 
     fn key(tenant: &'static str) -> JobKey {
         JobKey {
@@ -224,5 +237,132 @@ mod tests {
         let _one = hub.listen(&key("a"), 1).expect("room");
         assert_eq!(hub.listen(&key("a"), 1).err(), Some(1));
         assert!(hub.listen(&key("b"), 1).is_ok());
+    }
+
+    /// Goal: nothing stays when the last listeners of a job go at the same moment. Method: two threads
+    /// drop theirs together, many times.
+    #[test]
+    fn a_channel_goes_although_its_last_listeners_go_together() {
+        let hub = Hub::new();
+        for round in 0..10_000 {
+            let pair = [(); 2].map(|()| hub.listen(&key("a"), 9).expect("room"));
+            let start = std::sync::Barrier::new(2);
+            std::thread::scope(|scope| {
+                for listener in pair {
+                    scope.spawn(|| {
+                        start.wait();
+                        drop(listener);
+                    });
+                }
+            });
+            assert_eq!((hub.channels(), hub.listeners()), (0, 0), "round {round}");
+        }
+    }
+
+    #[test]
+    fn a_listener_that_is_refused_leaves_nothing_behind() {
+        let hub = Hub::new();
+        assert_eq!(hub.listen(&key("a"), 0).err(), Some(0));
+        assert_eq!(hub.channels(), 0);
+        assert!(hub.lock().listeners.is_empty());
+    }
+
+    fn publish(hub: &Hub, sequence: i64, bytes: usize) {
+        hub.publish(&key("a"), || events(sequence, bytes));
+    }
+
+    fn events(sequence: i64, bytes: usize) -> News {
+        let new = NewJob {
+            key: key("a"),
+            spec: Arc::new(JobSpec {
+                job_type: Name::of("work"),
+                queue: Name::of("default"),
+                priority: 0,
+                labels: BTreeMap::new(),
+                idempotency_key: None,
+                fingerprint: String::new(),
+                retry_policy: RetryPolicy::default(),
+                timeouts: Timeouts::default(),
+                log_bytes_max: 1,
+                progress_interval: Duration::ZERO,
+            }),
+            input: None,
+        };
+        let (job, _) = Job::submit(&new, Timestamp::default());
+        let mut builder = SegmentBuilder::default();
+        builder.push(sequence, EventTag::Output, &vec![0; bytes]);
+        News::Events(Arc::new(job), Arc::new(builder.finish().remove(0)))
+    }
+
+    /// What a listener hears without waiting: the sequence, 0 for "read the log", -1 for a lag.
+    fn heard(listener: &mut Listener) -> Vec<i64> {
+        let all = std::iter::from_fn(|| listener.try_next());
+        all.map(|heard| match heard {
+            Heard::News(News::Events(_, segment)) => segment.first_sequence(),
+            Heard::News(News::Stored | News::Purged) => 0,
+            Heard::Lagged => -1,
+        })
+        .collect()
+    }
+
+    #[test]
+    fn who_is_too_slow_hears_of_it_once_and_then_what_is_still_there() {
+        let hub = Hub::new();
+        let mut slow = hub.listen(&key("a"), 9).expect("room");
+        let mut quick = hub.listen(&key("a"), 9).expect("room");
+        let last = CHANNEL_COMMITS as i64 + 1;
+        for sequence in 1..=last {
+            publish(&hub, sequence, 10);
+            assert_eq!(heard(&mut quick), [sequence]);
+        }
+        let expected: Vec<i64> = std::iter::once(-1).chain(2..=last).collect();
+        assert_eq!(heard(&mut slow), expected);
+        publish(&hub, last + 1, 10);
+        assert_eq!(heard(&mut slow), [last + 1]);
+    }
+
+    /// Goal: what is kept for the slow has a bound in bytes, and the quick are not held to it.
+    /// Method: one reads all, one nothing; then the slow one reads too, and there is room again.
+    #[test]
+    fn what_is_kept_for_the_slow_is_bounded_in_bytes() {
+        let hub = Hub::new();
+        let mut slow = hub.listen(&key("a"), 9).expect("room");
+        let body = |bytes| match events(1, bytes) {
+            News::Events(_, segment) => segment.body().len(),
+            News::Stored | News::Purged => 0,
+        };
+        // Two fill the channel to the byte; the third is one too many.
+        let overhead = body(CHANNEL_BYTES / 2) - CHANNEL_BYTES / 2;
+        let half = CHANNEL_BYTES / 2 - overhead;
+        assert_eq!(body(half), CHANNEL_BYTES / 2);
+        publish(&hub, 1, half);
+        publish(&hub, 2, half);
+        publish(&hub, 3, 1);
+        publish(&hub, 4, half);
+        assert_eq!(heard(&mut slow), [1, 2, 0, 0]);
+        publish(&hub, 5, half);
+        publish(&hub, 6, half + 1);
+        assert_eq!(heard(&mut slow), [5, 0]);
+    }
+
+    #[test]
+    fn one_larger_event_comes_through_where_nothing_else_is_kept() {
+        let hub = Hub::new();
+        let mut listener = hub.listen(&key("a"), 9).expect("room");
+        publish(&hub, 1, CHANNEL_BYTES * 2);
+        publish(&hub, 2, 1);
+        assert_eq!(heard(&mut listener), [1, 0]);
+        publish(&hub, 3, CHANNEL_BYTES * 2);
+        assert_eq!(heard(&mut listener), [3]);
+    }
+
+    #[test]
+    fn a_quick_listener_is_not_sent_to_the_log() {
+        let hub = Hub::new();
+        let mut listener = hub.listen(&key("a"), 9).expect("room");
+        for sequence in 1..=200 {
+            publish(&hub, sequence, CHANNEL_BYTES / 2 + 1);
+            assert_eq!(heard(&mut listener), [sequence]);
+        }
     }
 }

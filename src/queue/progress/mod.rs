@@ -3,9 +3,13 @@
 //!
 //! Owned by the writer, which sees every change in order. Pure: the time comes in.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use crate::job::limits::LEASE_HEARTBEAT;
 use crate::job::name::JobKey;
 use crate::job::progress::Progress;
 use crate::job::time::Timestamp;
@@ -26,7 +30,11 @@ pub(super) struct ProgressGate {
 
 #[derive(Debug)]
 struct Held {
+    /// The one that holds the lease: what another one reports is late.
+    attempt: u32,
     interval: Duration,
+    /// Until when the lease was asked to hold, of what was passed on.
+    renewed_until: Timestamp,
     /// When its last progress was stored.
     stored_at: Option<Timestamp>,
     newest: Option<Pending>,
@@ -62,28 +70,8 @@ impl ProgressGate {
                         reports,
                         lease_until,
                     },
-            } if self.jobs.contains_key(&key) => {
-                let was_heartbeat = reports.is_empty();
-                let mut passed = Vec::with_capacity(reports.len());
-                for report in reports {
-                    match report {
-                        Report::Progress(progress) => {
-                            self.hold(&key, attempt, lease_until, progress);
-                        }
-                        other => {
-                            passed.extend(self.release(&key, attempt, now));
-                            passed.push(other);
-                        }
-                    }
-                }
-                if !passed.is_empty() || was_heartbeat {
-                    let change = Change::Report {
-                        attempt,
-                        reports: passed,
-                        lease_until,
-                    };
-                    out.push((Entry::Change { key, change }, slot));
-                }
+            } if self.holds_lease(&key, attempt) => {
+                self.admit_report(key, attempt, reports, lease_until, slot, now, out);
             }
             Entry::Change { key, change } => {
                 if let Some(flushed) = self.flush(&key, now) {
@@ -93,6 +81,63 @@ impl ProgressGate {
             }
             submit @ Entry::Submit { .. } => out.push((submit, slot)),
         }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one entry")]
+    fn admit_report(
+        &mut self,
+        key: JobKey,
+        attempt: u32,
+        reports: Vec<Report>,
+        lease_until: Timestamp,
+        slot: Option<usize>,
+        now: Timestamp,
+        out: &mut Vec<Addressed>,
+    ) {
+        let is_heartbeat = reports.is_empty();
+        // What was held back before goes as an entry of its own: should the commit fail, it comes back
+        // here, while whoever sent this report sends only this report again.
+        if reports.first().is_some_and(is_event)
+            && let Some(flushed) = self.flush(&key, now)
+        {
+            out.push((flushed, None));
+        }
+        let mut passed = Vec::with_capacity(reports.len());
+        for report in reports {
+            if let Report::Progress(progress) = report {
+                self.hold(&key, attempt, lease_until, progress);
+                continue;
+            }
+            if is_event(&report) {
+                passed.extend(self.release(&key, now));
+            }
+            passed.push(report);
+        }
+        if passed.is_empty() && !is_heartbeat && !self.must_renew(&key, lease_until) {
+            return;
+        }
+        if let Some(held) = self.jobs.get_mut(&key) {
+            held.renewed_until = held.renewed_until.max(lease_until);
+        }
+        let change = Change::Report {
+            attempt,
+            reports: passed,
+            lease_until,
+        };
+        out.push((Entry::Change { key, change }, slot));
+    }
+
+    /// Whether it is the attempt that holds the lease, as of the last commit.
+    fn holds_lease(&self, key: &JobKey, attempt: u32) -> bool {
+        let held = self.jobs.get(key);
+        held.is_some_and(|held| held.attempt == attempt)
+    }
+
+    /// Whether a report that is held back whole has to go all the same, as a heartbeat: an interval may
+    /// be longer than a lease.
+    fn must_renew(&self, key: &JobKey, lease_until: Timestamp) -> bool {
+        let held = self.jobs.get(key);
+        held.is_some_and(|held| lease_until.since(held.renewed_until) >= LEASE_HEARTBEAT)
     }
 
     /// Adds what is due to the end of a group.
@@ -147,12 +192,17 @@ impl ProgressGate {
             return;
         }
         let interval = interval(job);
+        let renewed_until = job.lease_expires_at.unwrap_or_default();
         let held = self.jobs.entry(job.key.clone()).or_insert(Held {
+            attempt: job.attempt,
             interval,
+            renewed_until,
             stored_at: None,
             newest: None,
         });
+        held.attempt = job.attempt;
         held.interval = interval;
+        held.renewed_until = held.renewed_until.max(renewed_until);
     }
 
     fn hold(&mut self, key: &JobKey, attempt: u32, lease_until: Timestamp, progress: Progress) {
@@ -177,10 +227,10 @@ impl ProgressGate {
         });
     }
 
-    /// The held progress of an attempt, as a report that goes before another one.
-    fn release(&mut self, key: &JobKey, attempt: u32, now: Timestamp) -> Option<Report> {
+    /// The held progress of a job, as a report that goes before another one.
+    fn release(&mut self, key: &JobKey, now: Timestamp) -> Option<Report> {
         let pending = self.take(key, now)?;
-        (pending.attempt == attempt).then_some(Report::Progress(pending.progress))
+        Some(Report::Progress(pending.progress))
     }
 
     /// The held progress of a job, as an entry of its own.
@@ -201,7 +251,20 @@ impl ProgressGate {
         let pending = held.newest.take()?;
         held.stored_at = Some(now);
         self.due.remove(&(pending.due_at, key.clone()));
-        Some(pending)
+        held.renewed_until = held.renewed_until.max(pending.lease_until);
+        Some(Pending {
+            // A heartbeat may have renewed the lease since: nothing takes that back.
+            lease_until: held.renewed_until,
+            ..pending
+        })
+    }
+}
+
+/// Whether a report becomes an event that progress must not fall behind. A checkpoint becomes none.
+fn is_event(report: &Report) -> bool {
+    match report {
+        Report::Output { .. } | Report::Log(_) => true,
+        Report::Progress(_) | Report::Checkpoint(_) => false,
     }
 }
 
