@@ -335,7 +335,7 @@ async fn set_health(health: &tonic_health::server::HealthReporter, serving: bool
 }
 
 /// The transport's settings. Source of the figures: the table of server settings in docs/protocol.md.
-fn builder() -> tonic::transport::Server {
+pub(crate) fn builder() -> tonic::transport::Server {
     tonic::transport::Server::builder()
         .max_concurrent_streams(4_096)
         .concurrency_limit_per_connection(4_096)
@@ -350,7 +350,7 @@ fn builder() -> tonic::transport::Server {
 }
 
 /// Connections as they come, for ever: an error of one is not the end of all.
-fn incoming(listener: TcpListener) -> impl Stream<Item = std::io::Result<TcpStream>> {
+pub(crate) fn incoming(listener: TcpListener) -> impl Stream<Item = std::io::Result<TcpStream>> {
     stream::unfold(listener, |listener| async {
         loop {
             match listener.accept().await {

@@ -2,6 +2,7 @@
 //!
 //! Data goes to stdout, everything else to stderr. Exit codes are in `exit`; only `main` sets them.
 
+pub mod bench;
 pub mod config;
 pub mod demo;
 pub mod exit;
@@ -62,6 +63,11 @@ pub enum Command {
     Health(health::HealthArgs),
     /// See it work: a server, three jobs, a watch that is cut and resumed
     Demo(demo::DemoArgs),
+    /// Measure what this machine gets out of it, beside what the machine can do
+    Bench(bench::BenchArgs),
+    /// The server that `bench` measures.
+    #[command(hide = true)]
+    BenchSubject(bench::subject::SubjectArgs),
     /// The commands of clients.
     #[command(flatten)]
     Jobs(Box<jobs::JobsCommand>),
@@ -77,6 +83,8 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Config(command) => config::run(command).map(|()| ExitCode::SUCCESS),
         Command::Health(args) => health::run(args).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => block_on(demo::run(args)),
+        Command::Bench(args) => block_on(bench::run(args)),
+        Command::BenchSubject(args) => bench::subject::serve(args).map(|()| ExitCode::SUCCESS),
         Command::Jobs(command) => block_on(jobs::run(*command)),
     }
 }

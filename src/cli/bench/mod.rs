@@ -1,0 +1,122 @@
+//! `pacenote bench`: what this machine gets out of this program, as ratios to what the machine can do.
+//!
+//! The server runs as a process of its own and is driven over gRPC from here. Absolute figures move
+//! with whatever else the machine does; a figure and its ceiling are measured in turns, and the median
+//! of their ratios is what to compare. Everything it makes is in a temporary folder that goes with it.
+
+mod claims;
+mod disk;
+mod echo;
+mod figures;
+mod load;
+mod report;
+pub mod subject;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use crate::cli::bench::figures::Course;
+use crate::cli::bench::report::Report;
+use crate::cli::jobs::say;
+
+/// How long a figure or its ceiling is measured before the other one has its turn.
+const TURN: Duration = Duration::from_secs(2);
+const TURN_SHORT: Duration = Duration::from_millis(300);
+
+/// `pacenote bench`.
+#[derive(Args, Clone, Debug)]
+pub struct BenchArgs {
+    /// How long each figure is measured, its ceiling included
+    #[arg(long, default_value_t = 24, value_name = "N")]
+    pub seconds: u64,
+    /// Only this figure
+    #[arg(long, value_name = "NAME")]
+    pub only: Option<Which>,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+    /// A second or so a figure and a tenth of the backlog: does it work, not how fast is it
+    #[arg(long)]
+    pub short: bool,
+    /// Where the stores are made: on the disk to measure [default: the system's temporary folder]
+    #[arg(long, value_name = "FOLDER")]
+    pub dir: Option<PathBuf>,
+}
+
+/// The figures.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Which {
+    /// Durable Submit at 64 in flight, the jobs waiting
+    Submit,
+    /// Durable Submit at 64 in flight, the jobs being run
+    SubmitRun,
+    /// Run of a handler that does nothing, to its end, at 64 in flight
+    Run,
+    /// Latency of Submit at 1 in flight
+    #[value(name = "submit-1")]
+    SubmitOne,
+    /// From submit to handler start on an idle server
+    Start,
+    /// Output events of one job to one watcher
+    Events,
+    /// Claims with many jobs waiting
+    Claim,
+}
+
+/// Measures, and says what the process should exit with: 0 where everything could be measured.
+pub async fn run(args: BenchArgs) -> ExitCode {
+    match measure(args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn measure(args: BenchArgs) -> anyhow::Result<()> {
+    let folder = match &args.dir {
+        Some(dir) => tempfile::tempdir_in(dir)?,
+        None => tempfile::tempdir()?,
+    };
+    let report = Report { json: args.json };
+    report.head()?;
+    let (rounds, turn) = if args.short {
+        (2, TURN_SHORT)
+    } else {
+        (args.seconds.div_ceil(2 * TURN.as_secs()) as usize, TURN)
+    };
+    let wanted = |which| args.only.is_none_or(|only| only == which);
+    let mut figures = Which::value_variants().iter().copied();
+    if figures.any(|which| which != Which::Claim && wanted(which)) {
+        let course = Course::open(folder.path().to_owned(), rounds.max(1), turn).await?;
+        course.fill_place().await?;
+        // The latencies first: the others leave a backlog behind.
+        for which in Which::value_variants() {
+            if wanted(*which) {
+                one(&course, &report, *which).await?;
+            }
+        }
+        course.subject.stop().await?;
+    }
+    if wanted(Which::Claim) {
+        let many = if args.short { 100_000 } else { 1_000_000 };
+        claims::measure(&report, folder.path(), many).await?;
+    }
+    Ok(())
+}
+
+async fn one(course: &Course, report: &Report, which: Which) -> anyhow::Result<()> {
+    match which {
+        Which::Submit => course.submits(report, false).await,
+        Which::SubmitRun => course.submits(report, true).await,
+        Which::Run => course.runs(report).await,
+        Which::SubmitOne => course.latency(report, false).await,
+        Which::Start => course.latency(report, true).await,
+        Which::Events => course.events(report).await,
+        Which::Claim => Ok(()),
+    }
+}

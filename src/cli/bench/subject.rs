@@ -1,0 +1,186 @@
+//! The server that is measured: this binary again, as a child process with a store of its own.
+//!
+//! Its settings are the defaults, but for a log bound that the figure of output events needs. Its job
+//! types do nothing, so that what is measured is us. Beside the port that everyone knows it has another
+//! one, on the same runtime and transport settings, where the echo is.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use clap::Args;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+use crate::cli::bench::echo::Echo;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::logging;
+use crate::config::settings::Settings;
+use crate::config::{Config, TypeSettings};
+use crate::executor::handler::{Context, HandlerExecutor};
+use crate::job::name::Name;
+use crate::server::{Server, builder, incoming};
+
+/// Ends at once, with the time at which it began.
+pub(super) const NOOP: &str = "noop";
+/// Has one place, which its first job never gives back: whatever comes after it waits.
+pub(super) const FULL: &str = "full";
+/// Writes chunks of 64 bytes for as many milliseconds as its input says.
+pub(super) const TALK: &str = "talk";
+
+/// Above what `TALK` can write in a minute.
+const LOG_BYTES_MAX: u64 = 16 << 30;
+
+/// What the child is told.
+#[derive(Args, Clone, Debug)]
+pub struct SubjectArgs {
+    /// Its store.
+    #[arg(long)]
+    pub store: PathBuf,
+}
+
+/// Serves until its standard input ends, which is when its parent does.
+///
+/// # Errors
+/// What ended it.
+pub fn serve(args: SubjectArgs) -> Result<(), Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::new(Exit::Storage, error.to_string());
+    logging::init(&Settings::default()).map_err(|error| failed(&error))?;
+    // As `serve` makes it.
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| failed(&error))?;
+    let served = runtime.block_on(serve_both(args.store));
+    runtime.shutdown_background();
+    served.map_err(|error| failed(&format!("{error:#}")))
+}
+
+async fn serve_both(store: PathBuf) -> anyhow::Result<()> {
+    let (jobs, echo) = (local().await?, local().await?);
+    let addresses = format!("{} {}", jobs.local_addr()?, echo.local_addr()?);
+    let over = CancellationToken::new();
+    let echo = builder()
+        .add_routes(Routes::new(Echo))
+        .serve_with_incoming_shutdown(incoming(echo), over.clone().cancelled_owned());
+    let config = Config {
+        checksum_root: store.parent().unwrap_or(Path::new(".")).to_owned(),
+        store,
+        log_bytes_max: LOG_BYTES_MAX,
+        drain_timeout: Duration::ZERO,
+        ..Config::default()
+    };
+    let one_place = TypeSettings {
+        concurrency: Some(1),
+        ..TypeSettings::default()
+    };
+    let jobs = Server::new(config)
+        .executor(Name::of(NOOP), TypeSettings::default(), noop())
+        .executor(Name::of(TALK), TypeSettings::default(), talk())
+        .executor(Name::of(FULL), one_place, full())
+        .on_ready(move || println!("{addresses}"))
+        .serve(jobs, over.clone().cancelled_owned());
+    let parent_is_gone = async {
+        let mut lines = BufReader::new(tokio::io::stdin()).lines();
+        while let Ok(Some(_)) = lines.next_line().await {}
+        over.cancel();
+    };
+    // Owned by this function: all three are over when it returns.
+    let (jobs, echo, ()) = tokio::join!(jobs, tokio::spawn(echo), parent_is_gone);
+    jobs?;
+    echo??;
+    Ok(())
+}
+
+async fn local() -> std::io::Result<TcpListener> {
+    TcpListener::bind("127.0.0.1:0").await
+}
+
+fn noop() -> HandlerExecutor {
+    HandlerExecutor::new(|_: Context, _: serde_json::Value| async { Ok(now_micros()) })
+}
+
+fn full() -> HandlerExecutor {
+    HandlerExecutor::new(|context: Context, _: serde_json::Value| async move {
+        context.cancelled().await;
+        Ok(())
+    })
+}
+
+fn talk() -> HandlerExecutor {
+    HandlerExecutor::new(|context: Context, millis: u64| async move {
+        let end = std::time::Instant::now() + Duration::from_millis(millis);
+        let chunk = "x".repeat(64);
+        while std::time::Instant::now() < end && !context.is_stopping() {
+            context.output("stdout", chunk.as_str()).await?;
+        }
+        Ok(())
+    })
+}
+
+/// A clock that parent and child share. Microseconds.
+pub(super) fn now_micros() -> i64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .expect("every Linux has a monotonic clock");
+    now.tv_sec() * 1_000_000 + now.tv_nsec() / 1_000
+}
+
+/// The child, seen by its parent. Dropping it ends it.
+#[derive(Debug)]
+pub(super) struct Subject {
+    child: Child,
+    pub(super) jobs: String,
+    pub(super) echo: String,
+}
+
+impl Subject {
+    /// Starts it, and waits until it serves.
+    pub(super) async fn start(folder: &Path) -> anyhow::Result<Self> {
+        // Records of its log cost what they cost anyone who keeps them in a file.
+        let log = std::fs::File::create(folder.join("server.log"))?;
+        let mut child = Command::new(std::env::current_exe()?)
+            .arg("bench-subject")
+            .arg("--store")
+            .arg(folder.join("bench.db"))
+            .env_clear()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .context("cannot start the server")?;
+        let stdout = child.stdout.take().context("it has no output")?;
+        let mut lines = BufReader::new(stdout).lines();
+        let line = lines.next_line().await?.unwrap_or_default();
+        let addresses = line.split_once(' ');
+        let (jobs, echo) = addresses.context("the server did not start: see its log")?;
+        Ok(Self {
+            child,
+            jobs: format!("http://{jobs}"),
+            echo: format!("http://{echo}"),
+        })
+    }
+
+    /// CPU time it has used so far, in user and kernel. Seconds.
+    pub(super) fn cpu(&self) -> anyhow::Result<f64> {
+        /// What the kernel counts in, whatever its own tick. Source: proc(5), sysconf(3).
+        const TICKS_A_SECOND: f64 = 100.0;
+        let pid = self.child.id().context("the server has ended")?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // The name, in parentheses, may hold spaces. Behind it: state is field 3, utime 14, stime 15.
+        let behind_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        let fields: Vec<&str> = behind_name.split(' ').collect();
+        ensure!(fields.len() > 12, "/proc/{pid}/stat is too short");
+        let ticks = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
+        Ok(ticks / TICKS_A_SECOND)
+    }
+
+    /// Ends it.
+    pub(super) async fn stop(mut self) -> anyhow::Result<()> {
+        // Its standard input ends, and with it the server.
+        drop(self.child.stdin.take());
+        self.child.wait().await?;
+        Ok(())
+    }
+}
