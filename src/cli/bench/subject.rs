@@ -23,7 +23,8 @@ use crate::config::settings::Settings;
 use crate::config::{Config, TypeSettings};
 use crate::executor::handler::{Context, HandlerExecutor};
 use crate::job::name::Name;
-use crate::server::{Server, builder, incoming};
+use crate::server::incoming::connections;
+use crate::server::{Server, builder};
 
 /// Ends at once, with the time at which it began.
 pub(super) const NOOP: &str = "noop";
@@ -63,7 +64,10 @@ async fn serve_both(store: PathBuf) -> anyhow::Result<()> {
     let over = CancellationToken::new();
     let echo = builder()
         .add_routes(Routes::new(Echo))
-        .serve_with_incoming_shutdown(incoming(echo), over.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(
+            connections(echo, over.clone()),
+            over.clone().cancelled_owned(),
+        );
     let config = Config {
         checksum_root: store.parent().unwrap_or(Path::new(".")).to_owned(),
         store,

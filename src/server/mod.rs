@@ -1,16 +1,17 @@
 //! Builds the parts, starts them in order, stops them in order. [`Server::serve`] is what `pacenote
 //! serve` calls, and tests, and programs that embed us.
 
+pub(crate) mod incoming;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::{self, Stream};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -30,8 +31,6 @@ use crate::worker::{Pool, PoolSettings};
 
 /// From the end of the drain until open connections are cut. Chosen: time for last answers to arrive.
 const CONNECTIONS_GRACE: Duration = Duration::from_secs(1);
-/// Pause after the system had no connection to give: EMFILE and the like heal by themselves.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why serving ended, or never began.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -175,12 +174,12 @@ impl Server {
         set_health(&health, true).await;
         let routes = grpc::routes(queue.clone(), health_service)
             .map_err(|error| ServeError::Config(error.to_string()))?;
-        let stop_serving = CancellationToken::new();
+        let (stop_serving, cut) = (CancellationToken::new(), CancellationToken::new());
         let serving = builder().add_routes(routes).serve_with_incoming_shutdown(
-            incoming(listener),
+            incoming::connections(listener, cut.clone()),
             stop_serving.clone().cancelled_owned(),
         );
-        let serving = tokio::spawn(serving);
+        let mut serving = tokio::spawn(serving);
         for ready in on_ready {
             ready(queue.clone());
         }
@@ -196,13 +195,14 @@ impl Server {
             None => parts.drain(&queue, self.config.drain_timeout).await,
         };
         stop_serving.cancel();
-        let abort = serving.abort_handle();
-        if tokio::time::timeout(CONNECTIONS_GRACE, serving)
+        if tokio::time::timeout(CONNECTIONS_GRACE, &mut serving)
             .await
             .is_err()
         {
-            // Connections that are idle, or whose clients do not answer, would hold us for ever.
-            abort.abort();
+            // Connections whose clients do not answer, or do not read, would hold us for ever.
+            cut.cancel();
+            // A panic of the transport has ended what was to be ended: fine.
+            let _ = serving.await;
         }
         queue.close().await;
         match failure {
@@ -347,23 +347,4 @@ pub(crate) fn builder() -> tonic::transport::Server {
         .http2_max_header_list_size(16 * 1024)
         .initial_connection_window_size(4 * 1024 * 1024)
         .initial_stream_window_size(256 * 1024)
-}
-
-/// Connections as they come, for ever: an error of one is not the end of all.
-pub(crate) fn incoming(listener: TcpListener) -> impl Stream<Item = std::io::Result<TcpStream>> {
-    stream::unfold(listener, |listener| async {
-        loop {
-            match listener.accept().await {
-                Ok((connection, _)) => {
-                    // Small messages leave at once; where this fails the connection is gone anyway.
-                    let _ = connection.set_nodelay(true);
-                    return Some((Ok(connection), listener));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "no connection accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    })
 }
