@@ -21,3 +21,16 @@ fi
 "$PYTHON" -m grpc_tools.protoc -I "$root/proto" --python_out="$work" --grpc_python_out="$work" \
     pacenote/v1/job.proto pacenote/v1/job_service.proto
 PYTHONPATH=$work PACENOTE=$PACENOTE "$PYTHON" "$here/client.py"
+
+# The client of the README, as it stands there.
+start_server
+told=$(PYTHONPATH=$work "$PYTHON" "$root/examples/python/watch.py" "$address")
+holds "the client of the README sees the progress" "$told" "100%"
+holds "and the result" "$told" '{"slept_seconds": 2.0}'
+if "$PYTHON" - "$root" <<'PYTHON'; then ok "the README shows it as it is"; else bad "the README shows it as it is"; fi
+import pathlib, sys
+root = pathlib.Path(sys.argv[1])
+code = (root / "examples/python/watch.py").read_text()
+sys.exit("```python\n" + code + "```\n" not in (root / "README.md").read_text())
+PYTHON
+summary

@@ -128,7 +128,12 @@ fn explain(error: &ClientError) -> String {
                 &refusal.reason
             };
             let mut text = format!("{}: {}", escape(name), escape(&refusal.message));
-            for violation in &refusal.violations {
+            // The message of a single one says it already.
+            let told = match refusal.violations.as_slice() {
+                [only] if refusal.message.contains(&only.description) => &[],
+                violations => violations,
+            };
+            for violation in told {
                 let (field, why) = (escape(&violation.field), escape(&violation.description));
                 text.push_str(&format!("\n  {field}: {why}"));
             }

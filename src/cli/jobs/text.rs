@@ -203,6 +203,9 @@ pub(super) fn job(job: &pb::Job) -> String {
         String::new()
     };
     lines.push(("attempt", format!("{}{of}", job.attempt)));
+    if !job.cancel_reason.is_empty() {
+        lines.push(("cancelled", escape(&job.cancel_reason).into_owned()));
+    }
     for (name, value) in &job.labels {
         lines.push(("label", format!("{}={}", escape(name), escape(value))));
     }
