@@ -4,6 +4,7 @@ mod harness;
 mod jobs;
 mod watch;
 mod watch_end;
+mod watch_model;
 mod watch_pace;
 mod watch_progress;
 mod watch_purge;

@@ -5,9 +5,12 @@
 //! holds at most one batch, and who does not read costs nothing but that. It knows no transport; gRPC
 //! (and whoever else) turns its messages into frames.
 
+mod batch;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::error::{Error, Limit};
@@ -19,6 +22,7 @@ use crate::job::segment::{EncodedEvent, Segment};
 use crate::job::time::Timestamp;
 use crate::job::{Job, JobSnapshot, Payloads};
 use crate::queue::read::{ahead, check_sequence};
+use crate::queue::watch::batch::Batch;
 use crate::queue::{JobQueue, Submission};
 use crate::store::{LogRange, View};
 
@@ -93,35 +97,6 @@ pub struct Watch {
     held: Option<EncodedEvent>,
     progress_given_at: Option<Instant>,
     given_at: Instant,
-}
-
-/// Events on their way out.
-#[derive(Debug, Default)]
-struct Batch {
-    events: Vec<EncodedEvent>,
-    bytes: usize,
-    /// Holds a change of state, which does not wait for its time.
-    urgent: bool,
-    /// Has no room for what comes next, or must not be overtaken by it: goes before anything is read.
-    closed: bool,
-}
-
-impl Batch {
-    fn has_room_for(&self, event: &EncodedEvent) -> bool {
-        self.events.is_empty()
-            || (self.events.len() < BATCH_EVENTS_MAX
-                && self.bytes + event.bytes.len() <= BATCH_BYTES_MAX)
-    }
-
-    fn is_full(&self) -> bool {
-        self.events.len() >= BATCH_EVENTS_MAX || self.bytes >= BATCH_BYTES_MAX
-    }
-
-    fn push(&mut self, event: EncodedEvent) {
-        self.bytes += event.bytes.len();
-        self.urgent |= event.tag == EventTag::StateChange;
-        self.events.push(event);
-    }
 }
 
 impl JobQueue {
@@ -276,8 +251,8 @@ impl Watch {
 
     fn batch_if_due(&mut self) -> Option<WatchMessage> {
         let now = Instant::now();
-        if self.held_is_due(now) {
-            self.release_held(now);
+        if self.held_is_due(now) && !self.release_held(now) {
+            self.batch.closed = true;
         }
         if self.batch.events.is_empty() {
             return None;
@@ -285,7 +260,7 @@ impl Watch {
         let ends = self.over_at == Some(self.taken);
         // Who is behind gets full batches; who is not, at most one in the time that looks live.
         let due = self.batch.urgent || ends || now >= self.given_at + COALESCE;
-        let give = self.batch.closed || self.batch.is_full() || (due && !self.behind);
+        let give = self.batch.closed || self.batch.is_full() || ends || (due && !self.behind);
         if !give {
             return None;
         }
@@ -309,11 +284,14 @@ impl Watch {
         given_at.checked_add(self.options.min_progress_interval)
     }
 
-    fn release_held(&mut self, now: Instant) {
-        if let Some(held) = self.held.take() {
-            self.progress_given_at = Some(now);
-            self.batch.push(held);
-        }
+    /// Puts progress that was held back, if there is any, into the batch. Answers whether there was room.
+    fn release_held(&mut self, now: Instant) -> bool {
+        let Some(held) = self.held.take_if(|held| self.batch.has_room_for(held)) else {
+            return self.held.is_none();
+        };
+        self.progress_given_at = Some(now);
+        self.batch.push(held);
+        true
     }
 
     /// Takes the events of a segment that come next. Where the batch has no more room, the rest stays
@@ -341,7 +319,11 @@ impl Watch {
                 .progress_given_at
                 .is_none_or(|at| now >= at + self.options.min_progress_interval);
             if !quiet {
-                self.held = Some(event);
+                // A copy, so that it does not keep its whole segment for as long as it waits.
+                self.held = Some(EncodedEvent {
+                    bytes: Bytes::copy_from_slice(&event.bytes),
+                    ..event
+                });
                 return true;
             }
         }
@@ -355,13 +337,7 @@ impl Watch {
             self.batch.push(event);
             return true;
         }
-        if let Some(held) = &self.held {
-            if !self.batch.has_room_for(held) {
-                return false;
-            }
-            self.release_held(now);
-        }
-        if !self.batch.has_room_for(&event) {
+        if !self.release_held(now) || !self.batch.has_room_for(&event) {
             return false;
         }
         self.batch.push(event);
@@ -382,7 +358,8 @@ impl Watch {
             .map_or(part.job.first_sequence, |segment| segment.first_sequence());
         if next_kept > self.taken + 1 && part.job.last_sequence > self.taken {
             if !self.batch.events.is_empty() || self.held.is_some() {
-                // What was taken goes before the gap, which is found again.
+                // What was taken goes before the gap, which is found again. Held progress that has no
+                // room now has it next time.
                 self.release_held(Instant::now());
                 self.batch.closed = true;
                 return Ok(());
