@@ -30,6 +30,11 @@ use crate::store::{LogRange, View};
 /// the connection, and forty messages a second look live.
 const COALESCE: Duration = Duration::from_millis(25);
 
+/// Largest segment of the hub that is kept where the batch has room for its beginning only. Bytes.
+/// Chosen: reading a larger one from the log again costs little beside sending it, and a watch that
+/// nobody reads holds no more than this.
+const REST_BYTES_MAX: usize = 64 * 1024;
+
 /// How a watch is asked for.
 #[derive(Clone, PartialEq, Debug)]
 pub struct WatchOptions {
@@ -93,6 +98,8 @@ pub struct Watch {
     over_at: Option<i64>,
     finished: bool,
     batch: Batch,
+    /// Heard, and taken in part only: its other events come next.
+    rest: Option<Arc<Segment>>,
     /// Progress that waits for its interval.
     held: Option<EncodedEvent>,
     progress_given_at: Option<Instant>,
@@ -187,6 +194,7 @@ impl Watch {
             over_at: None,
             finished: false,
             batch: Batch::default(),
+            rest: None,
             held: None,
             progress_given_at: None,
             given_at: now.checked_sub(COALESCE).unwrap_or(now),
@@ -223,7 +231,9 @@ impl Watch {
             if self.queue.shared.draining.is_cancelled() {
                 return Err(Error::draining());
             }
-            if self.behind {
+            if let Some(rest) = self.rest.take() {
+                self.take_heard(rest);
+            } else if self.behind {
                 self.read_log().await?;
             } else if let Some(message) = self.wait().await? {
                 return Ok(Some(message));
@@ -294,20 +304,32 @@ impl Watch {
         true
     }
 
-    /// Takes the events of a segment that come next. Where the batch has no more room, the rest stays
-    /// in the log, and the watch is behind.
-    fn take(&mut self, segment: &Segment) {
+    /// Takes what was heard. Where the batch has no more room, the rest is taken next, or read from the
+    /// log where it is large.
+    fn take_heard(&mut self, segment: Arc<Segment>) {
+        if self.take(&segment) {
+            return;
+        }
+        if segment.body().len() <= REST_BYTES_MAX {
+            self.rest = Some(segment);
+        } else {
+            self.behind = true;
+        }
+    }
+
+    /// Takes the events of a segment that come next. Answers whether the batch had room for all.
+    fn take(&mut self, segment: &Segment) -> bool {
         let taken = self.taken;
         for event in segment.events_after(taken) {
             let sequence = event.sequence;
             let hidden = !self.options.tags.is_empty() && !self.options.tags.contains(&event.tag);
             if !hidden && !self.take_shown(event) {
                 self.batch.closed = true;
-                self.behind = true;
-                return;
+                return false;
             }
             self.taken = sequence;
         }
+        true
     }
 
     /// Takes an event that is shown, unless there is no room for it.
@@ -367,8 +389,7 @@ impl Watch {
             self.tell_gap(&part.job, next_kept - 1);
         }
         for segment in &part.segments {
-            self.take(segment);
-            if self.batch.closed {
+            if !self.take(segment) {
                 return Ok(());
             }
         }
@@ -410,7 +431,7 @@ impl Watch {
             heard = self.listener.next() => {
                 self.hear(heard)?;
                 // What else is there travels along.
-                while !self.behind && !self.batch.is_full() {
+                while !self.behind && !self.batch.closed && !self.batch.is_full() {
                     let Some(heard) = self.listener.try_next() else { break };
                     self.hear(heard)?;
                 }
@@ -441,7 +462,7 @@ impl Watch {
                 if segment.first_sequence() > self.taken + 1 {
                     self.behind = true;
                 } else {
-                    self.take(&segment);
+                    self.take_heard(segment);
                 }
                 self.look_at(&job);
             }
