@@ -27,7 +27,9 @@ async fn start(dir: &tempfile::TempDir, puppets: &Puppets) -> TestServer {
         },
         ..TypeSettings::default()
     };
-    let server = Setup::on(dir.path()).job_type_with("puppet", settings, puppets.clone());
+    let server = Setup::on(dir.path())
+        .config(|config| config.drain_timeout = Duration::from_millis(50))
+        .job_type_with("puppet", settings, puppets.clone());
     server.start().await
 }
 
