@@ -7,12 +7,14 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use pacenote::config::{Config, TypeSettings};
 use pacenote::executor::{Attempt, Executor};
-use pacenote::job::Outcome;
-use pacenote::job::name::Name;
+use pacenote::job::event::{LogLevel, LogLine};
+use pacenote::job::name::{JobId, JobKey, Name};
 use pacenote::job::payload::Payload;
+use pacenote::job::progress::Progress;
+use pacenote::job::{Outcome, Report};
 use pacenote::pb;
 use pacenote::pb::job_service_client::JobServiceClient;
-use pacenote::queue::JobQueue;
+use pacenote::queue::{JobQueue, Lease, default_tenant};
 use pacenote::server::{ServeError, Server};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -128,7 +130,8 @@ impl TestServer {
         (server.start().await, puppets)
     }
 
-    /// Drains it and waits for its end.
+    /// Drains it and waits for its end. Attempts that the test still holds in its hands never end: end
+    /// or drop them before. A server that is only dropped ends with the test.
     pub(crate) async fn stop(self) -> Result<(), ServeError> {
         self.shutdown.cancel();
         drop(self.client);
@@ -202,6 +205,25 @@ impl TestServer {
     pub(crate) async fn try_watch(&self, request: pb::WatchJobRequest) -> Result<Watched, Status> {
         let stream = self.client.clone().watch_job(request).await?;
         Ok(Watched(stream.into_inner()))
+    }
+
+    /// A job of a puppet, and its first attempt.
+    pub(crate) async fn begin(&self, puppets: &Puppets) -> (String, Puppet) {
+        let job = self.submit(submit_request("puppet")).await;
+        (job.job_id, puppets.next().await)
+    }
+
+    /// A watch that ends before it has begun.
+    pub(crate) async fn refused_watch(&self, request: pb::WatchJobRequest) -> Status {
+        match self.try_watch(request).await {
+            Err(status) => status,
+            // A stream may also begin and end with its error.
+            Ok(watch) => {
+                let (told, status) = watch.to_error().await;
+                assert_eq!(told.messages, 0, "{told:?}");
+                status
+            }
+        }
     }
 
     /// The whole log, by pages.
@@ -426,11 +448,66 @@ impl Puppet {
         self.end(Outcome::Succeeded(Some(Payload::text("done"))));
     }
 
+    /// The right to tell of this attempt through the queue's own door, which answers after the commit.
+    pub(crate) fn lease(&self) -> Lease {
+        Lease {
+            key: self.attempt.key.clone(),
+            attempt: self.attempt.number,
+        }
+    }
+
+    /// Stores reports in one commit, and comes back after it.
+    pub(crate) async fn store(&self, queue: &JobQueue, reports: Vec<Report>) {
+        let stored = soon(queue.report(&self.lease(), reports)).await;
+        stored.expect("the attempt is alive");
+    }
+
     pub(crate) async fn say(&self, text: &str) {
         let chunk = Payload::text(text);
         let said = self.attempt.reporter.output("stdout", chunk).await;
         said.expect("the attempt is alive");
     }
+}
+
+/// A piece of output as an attempt reports it.
+pub(crate) fn output(text: impl Into<String>) -> Report {
+    Report::Output {
+        stream: "stdout".to_owned(),
+        chunk: Payload::text(text),
+    }
+}
+
+pub(crate) fn log_line(text: &str) -> Report {
+    Report::Log(LogLine::new(LogLevel::Info, text))
+}
+
+pub(crate) fn progress(fraction: f64) -> Report {
+    Report::Progress(Progress::fraction(fraction))
+}
+
+pub(crate) fn job_key(job_id: &str) -> JobKey {
+    JobKey {
+        tenant: default_tenant(),
+        id: JobId::parse(job_id).expect("a job id"),
+    }
+}
+
+pub(crate) fn proto_duration(duration: Duration) -> prost_types::Duration {
+    duration.try_into().expect("a short time")
+}
+
+/// Waits until something is so that nothing announces.
+pub(crate) async fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let until = tokio::time::Instant::now() + DEADLINE;
+    while !is_so() {
+        assert!(tokio::time::Instant::now() < until, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A number that a longer run may raise.
+pub(crate) fn count_of(name: &str, default: usize) -> usize {
+    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
 }
 
 /// A folder that goes with the test.

@@ -2,3 +2,12 @@
 
 mod harness;
 mod jobs;
+mod watch;
+mod watch_end;
+mod watch_model;
+mod watch_pace;
+mod watch_progress;
+mod watch_purge;
+mod watch_race;
+mod watch_resume;
+mod watch_slow;

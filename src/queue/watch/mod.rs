@@ -5,9 +5,12 @@
 //! holds at most one batch, and who does not read costs nothing but that. It knows no transport; gRPC
 //! (and whoever else) turns its messages into frames.
 
+mod batch;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::error::{Error, Limit};
@@ -19,12 +22,18 @@ use crate::job::segment::{EncodedEvent, Segment};
 use crate::job::time::Timestamp;
 use crate::job::{Job, JobSnapshot, Payloads};
 use crate::queue::read::{ahead, check_sequence};
+use crate::queue::watch::batch::Batch;
 use crate::queue::{JobQueue, Submission};
 use crate::store::{LogRange, View};
 
 /// Events within this time travel together. Chosen: small frames left unread make HTTP/2 clients drop
 /// the connection, and forty messages a second look live.
 const COALESCE: Duration = Duration::from_millis(25);
+
+/// Largest segment of the hub that is kept where the batch has room for its beginning only. Bytes.
+/// Chosen: reading a larger one from the log again costs little beside sending it, and a watch that
+/// nobody reads holds no more than this.
+const REST_BYTES_MAX: usize = 64 * 1024;
 
 /// How a watch is asked for.
 #[derive(Clone, PartialEq, Debug)]
@@ -89,39 +98,12 @@ pub struct Watch {
     over_at: Option<i64>,
     finished: bool,
     batch: Batch,
+    /// Heard, and taken in part only: its other events come next.
+    rest: Option<Arc<Segment>>,
     /// Progress that waits for its interval.
     held: Option<EncodedEvent>,
     progress_given_at: Option<Instant>,
     given_at: Instant,
-}
-
-/// Events on their way out.
-#[derive(Debug, Default)]
-struct Batch {
-    events: Vec<EncodedEvent>,
-    bytes: usize,
-    /// Holds a change of state, which does not wait for its time.
-    urgent: bool,
-    /// Has no room for what comes next, or must not be overtaken by it: goes before anything is read.
-    closed: bool,
-}
-
-impl Batch {
-    fn has_room_for(&self, event: &EncodedEvent) -> bool {
-        self.events.is_empty()
-            || (self.events.len() < BATCH_EVENTS_MAX
-                && self.bytes + event.bytes.len() <= BATCH_BYTES_MAX)
-    }
-
-    fn is_full(&self) -> bool {
-        self.events.len() >= BATCH_EVENTS_MAX || self.bytes >= BATCH_BYTES_MAX
-    }
-
-    fn push(&mut self, event: EncodedEvent) {
-        self.bytes += event.bytes.len();
-        self.urgent |= event.tag == EventTag::StateChange;
-        self.events.push(event);
-    }
 }
 
 impl JobQueue {
@@ -212,6 +194,7 @@ impl Watch {
             over_at: None,
             finished: false,
             batch: Batch::default(),
+            rest: None,
             held: None,
             progress_given_at: None,
             given_at: now.checked_sub(COALESCE).unwrap_or(now),
@@ -248,7 +231,9 @@ impl Watch {
             if self.queue.shared.draining.is_cancelled() {
                 return Err(Error::draining());
             }
-            if self.behind {
+            if let Some(rest) = self.rest.take() {
+                self.take_heard(rest);
+            } else if self.behind {
                 self.read_log().await?;
             } else if let Some(message) = self.wait().await? {
                 return Ok(Some(message));
@@ -276,8 +261,8 @@ impl Watch {
 
     fn batch_if_due(&mut self) -> Option<WatchMessage> {
         let now = Instant::now();
-        if self.held_is_due(now) {
-            self.release_held(now);
+        if self.held_is_due(now) && !self.release_held(now) {
+            self.batch.closed = true;
         }
         if self.batch.events.is_empty() {
             return None;
@@ -285,7 +270,7 @@ impl Watch {
         let ends = self.over_at == Some(self.taken);
         // Who is behind gets full batches; who is not, at most one in the time that looks live.
         let due = self.batch.urgent || ends || now >= self.given_at + COALESCE;
-        let give = self.batch.closed || self.batch.is_full() || (due && !self.behind);
+        let give = self.batch.closed || self.batch.is_full() || ends || (due && !self.behind);
         if !give {
             return None;
         }
@@ -309,27 +294,42 @@ impl Watch {
         given_at.checked_add(self.options.min_progress_interval)
     }
 
-    fn release_held(&mut self, now: Instant) {
-        if let Some(held) = self.held.take() {
-            self.progress_given_at = Some(now);
-            self.batch.push(held);
+    /// Puts progress that was held back, if there is any, into the batch. Answers whether there was room.
+    fn release_held(&mut self, now: Instant) -> bool {
+        let Some(held) = self.held.take_if(|held| self.batch.has_room_for(held)) else {
+            return self.held.is_none();
+        };
+        self.progress_given_at = Some(now);
+        self.batch.push(held);
+        true
+    }
+
+    /// Takes what was heard. Where the batch has no more room, the rest is taken next, or read from the
+    /// log where it is large.
+    fn take_heard(&mut self, segment: Arc<Segment>) {
+        if self.take(&segment) {
+            return;
+        }
+        if segment.body().len() <= REST_BYTES_MAX {
+            self.rest = Some(segment);
+        } else {
+            self.behind = true;
         }
     }
 
-    /// Takes the events of a segment that come next. Where the batch has no more room, the rest stays
-    /// in the log, and the watch is behind.
-    fn take(&mut self, segment: &Segment) {
+    /// Takes the events of a segment that come next. Answers whether the batch had room for all.
+    fn take(&mut self, segment: &Segment) -> bool {
         let taken = self.taken;
         for event in segment.events_after(taken) {
             let sequence = event.sequence;
             let hidden = !self.options.tags.is_empty() && !self.options.tags.contains(&event.tag);
             if !hidden && !self.take_shown(event) {
                 self.batch.closed = true;
-                self.behind = true;
-                return;
+                return false;
             }
             self.taken = sequence;
         }
+        true
     }
 
     /// Takes an event that is shown, unless there is no room for it.
@@ -341,7 +341,11 @@ impl Watch {
                 .progress_given_at
                 .is_none_or(|at| now >= at + self.options.min_progress_interval);
             if !quiet {
-                self.held = Some(event);
+                // A copy, so that it does not keep its whole segment for as long as it waits.
+                self.held = Some(EncodedEvent {
+                    bytes: Bytes::copy_from_slice(&event.bytes),
+                    ..event
+                });
                 return true;
             }
         }
@@ -355,13 +359,7 @@ impl Watch {
             self.batch.push(event);
             return true;
         }
-        if let Some(held) = &self.held {
-            if !self.batch.has_room_for(held) {
-                return false;
-            }
-            self.release_held(now);
-        }
-        if !self.batch.has_room_for(&event) {
+        if !self.release_held(now) || !self.batch.has_room_for(&event) {
             return false;
         }
         self.batch.push(event);
@@ -382,7 +380,8 @@ impl Watch {
             .map_or(part.job.first_sequence, |segment| segment.first_sequence());
         if next_kept > self.taken + 1 && part.job.last_sequence > self.taken {
             if !self.batch.events.is_empty() || self.held.is_some() {
-                // What was taken goes before the gap, which is found again.
+                // What was taken goes before the gap, which is found again. Held progress that has no
+                // room now has it next time.
                 self.release_held(Instant::now());
                 self.batch.closed = true;
                 return Ok(());
@@ -390,8 +389,7 @@ impl Watch {
             self.tell_gap(&part.job, next_kept - 1);
         }
         for segment in &part.segments {
-            self.take(segment);
-            if self.batch.closed {
+            if !self.take(segment) {
                 return Ok(());
             }
         }
@@ -433,7 +431,7 @@ impl Watch {
             heard = self.listener.next() => {
                 self.hear(heard)?;
                 // What else is there travels along.
-                while !self.behind && !self.batch.is_full() {
+                while !self.behind && !self.batch.closed && !self.batch.is_full() {
                     let Some(heard) = self.listener.try_next() else { break };
                     self.hear(heard)?;
                 }
@@ -464,7 +462,7 @@ impl Watch {
                 if segment.first_sequence() > self.taken + 1 {
                     self.behind = true;
                 } else {
-                    self.take(&segment);
+                    self.take_heard(segment);
                 }
                 self.look_at(&job);
             }
