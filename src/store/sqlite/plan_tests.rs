@@ -90,7 +90,11 @@ const CASES: [Case; 10] = [
         ],
         &[],
     ),
-    (read::DUE, &["USING COVERING INDEX jobs_scheduled"], &["TEMP B-TREE"]),
+    (
+        read::DUE,
+        &["USING COVERING INDEX jobs_scheduled"],
+        &["TEMP B-TREE"],
+    ),
     (
         read::LEASES_ENDED,
         &["SEARCH jobs USING INDEX jobs_leased (lease_expires_at_us<?)"],

@@ -93,7 +93,9 @@ impl History {
                 JobState::Cancelled
             };
             if state != Some(expected) {
-                violations.push(format!("{id}: cancel said {answered:?}, ended in {state:?}"));
+                violations.push(format!(
+                    "{id}: cancel said {answered:?}, ended in {state:?}"
+                ));
             }
         }
     }
@@ -137,7 +139,10 @@ fn check_log(id: &str, job: &Stored, violations: &mut Vec<String>) {
     }
     let sequences = job.log.iter().map(|(sequence, _)| *sequence);
     if !sequences.eq(1..=job.last_sequence) {
-        violations.push(format!("{id}: log of 1 to {}: {:?}", job.last_sequence, job.log));
+        violations.push(format!(
+            "{id}: log of 1 to {}: {:?}",
+            job.last_sequence, job.log
+        ));
     }
     let ends: Vec<_> = job
         .log

@@ -68,8 +68,16 @@ async fn nothing_acknowledged_is_lost_when_the_server_is_killed_under_load() {
     );
     let violations = history.violations();
     assert!(violations.is_empty(), "seed {seed}: {violations:#?}");
-    let enough = [history.submits.len(), history.cancels.len(), history.watches.len(), history.lines.len()];
-    assert!(enough.iter().all(|count| *count >= 5), "too little happened");
+    let enough = [
+        history.submits.len(),
+        history.cancels.len(),
+        history.watches.len(),
+        history.lines.len(),
+    ];
+    assert!(
+        enough.iter().all(|count| *count >= 5),
+        "too little happened"
+    );
 }
 
 /// Goal: FAULTS F79, the store's side: what a drain hands back is charged nothing and runs again.
@@ -105,7 +113,10 @@ async fn an_orderly_stop_hands_back_what_runs_and_charges_nothing() {
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name}={text} is no number")),
+    )
 }
 
 fn configure(dir: &Path) {
@@ -124,7 +135,9 @@ pub(crate) fn sleep_request(seconds: f64) -> pb::SubmitRequest {
     pb::SubmitRequest {
         r#type: "sleep".to_owned(),
         input: Some(pb::Payload {
-            content: Some(pb::payload::Content::Text(format!("{{\"seconds\":{seconds}}}"))),
+            content: Some(pb::payload::Content::Text(format!(
+                "{{\"seconds\":{seconds}}}"
+            ))),
             media_type: "application/json".to_owned(),
         }),
         ..pb::SubmitRequest::default()
@@ -134,7 +147,12 @@ pub(crate) fn sleep_request(seconds: f64) -> pb::SubmitRequest {
 /// Waits until nothing is left to do.
 async fn all_over(client: &pacenote::client::Client) {
     use pb::job::State;
-    let live = [State::Scheduled, State::Queued, State::Running, State::Cancelling];
+    let live = [
+        State::Scheduled,
+        State::Queued,
+        State::Running,
+        State::Cancelling,
+    ];
     soon(async {
         loop {
             let request = pb::ListRequest {

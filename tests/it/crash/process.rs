@@ -54,7 +54,13 @@ impl Start {
         let begun = Instant::now();
         let mut child = Command::new(words[0])
             .args(&words[1..])
-            .args(["serve", "--listen", &self.listen, "--store", "pacenote.db"])
+            .args([
+                "serve",
+                "--listen",
+                &self.listen,
+                "--store",
+                "sqlite:pacenote.db",
+            ])
             .args(&self.flags)
             .current_dir(&self.folder)
             .stderr(Stdio::piped())

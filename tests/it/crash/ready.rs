@@ -64,7 +64,7 @@ insert into segments
     select (select value from meta where name = 'next_position') + i, c.id, s.first_sequence,
         s.last_sequence, s.tags, s.body
     from copies c, (
-        select * from segments where job_id = (select id from jobs where state = 'queued' limit 1));
+        select * from segments where job_id = (select id from jobs where state = 'queued' limit 1)) s;
 update meta set value = value + 200000 where name = 'next_position';
 update depths set jobs = jobs + 99980 where state = 'queued';
 commit";

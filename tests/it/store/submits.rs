@@ -104,7 +104,7 @@ pub(crate) async fn a_cancel_that_changes_nothing_stores_nothing(bench: Bench) {
 /// Goal: a life with a failed attempt, a lost one and a hand-back is stored as it was answered. Method:
 /// every answer is compared with what a read gives by the bench; here only the figures are.
 pub(crate) async fn a_life_from_submit_to_result_is_stored_step_by_step(bench: Bench) {
-    let job = bench.submit(bench.new_job()).await;
+    bench.submit(bench.new_job()).await;
     let job = bench.claim(1).await.remove(0);
     assert_eq!(job.detail.worker_id, "worker");
     let error = JobError::retryable("BROKEN", "once");
