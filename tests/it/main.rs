@@ -1,5 +1,6 @@
 //! Through the public door: a real server on a free port, a real store, real gRPC.
 
+mod crash;
 mod harness;
 mod jobs;
 mod watch;
@@ -11,3 +12,4 @@ mod watch_purge;
 mod watch_race;
 mod watch_resume;
 mod watch_slow;
+mod store;

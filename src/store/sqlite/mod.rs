@@ -5,6 +5,8 @@
 
 mod errors;
 mod open;
+#[cfg(test)]
+mod plan_tests;
 mod purge;
 mod read;
 mod rows;
@@ -13,6 +15,7 @@ mod write;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::{Connection, Row, SqlitePool};
@@ -32,6 +35,8 @@ use crate::store::{
 /// The write-ahead log is cut back when it is larger than this and nothing else is to do. Bytes.
 /// Chosen: a log that is used again is written in place, which is faster than growing a new one.
 const WAL_BYTES_KEPT: u64 = 64 * 1024 * 1024;
+/// Nothing was written for so long: a quiet moment. Chosen: whoever writes steadily writes more often.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// A store in one SQLite file.
 #[derive(Debug)]
@@ -54,7 +59,7 @@ impl SqliteStore {
     pub async fn open(path: &Path) -> Result<Self, OpenError> {
         let opened = open::open(path).await?;
         Ok(Self {
-            path: path.to_owned(),
+            path: opened.path,
             writer: Mutex::new(Some(Writer::new(opened.writer, opened.next_position))),
             readers: opened.readers,
             secret: opened.secret,
@@ -122,9 +127,12 @@ impl JobStore for SqliteStore {
     }
 
     async fn tidy(&self) -> Result<u64, StoreError> {
-        if self.wal_bytes() > WAL_BYTES_KEPT {
-            let mut writer = self.writer.lock().await;
-            let writer = writer.as_mut().ok_or_else(closed)?;
+        // A writer that is at work is not asked: the log is used again as it is.
+        if self.wal_bytes() > WAL_BYTES_KEPT
+            && let Ok(mut writer) = self.writer.try_lock()
+            && let Some(writer) = writer.as_mut()
+            && writer.quiet_for() >= QUIET
+        {
             sqlx::query("pragma wal_checkpoint(truncate)")
                 .fetch_one(&mut writer.connection)
                 .await
@@ -135,10 +143,13 @@ impl JobStore for SqliteStore {
     }
 
     async fn close(&self) {
-        if let Some(writer) = self.writer.lock().await.take() {
+        let writer = self.writer.lock().await.take();
+        // The readers first: only the last connection moves the write-ahead log into the database, and
+        // theirs cannot. So a store that was closed is one whole file.
+        self.readers.close().await;
+        if let Some(writer) = writer {
             // What was answered is on disk; a failure to say good-bye changes nothing.
             let _ = writer.connection.close().await;
         }
-        self.readers.close().await;
     }
 }

@@ -1,7 +1,7 @@
 //! Opening a store: looks before it touches, locks, creates with nobody else's eyes on it, migrates.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -36,6 +36,8 @@ static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite")
 
 /// What an open store consists of.
 pub(super) struct Opened {
+    /// Where it is, links followed.
+    pub(super) path: PathBuf,
     pub(super) writer: SqliteConnection,
     pub(super) readers: SqlitePool,
     pub(super) next_position: i64,
@@ -45,6 +47,7 @@ pub(super) struct Opened {
 }
 
 pub(super) async fn open(path: &Path) -> Result<Opened, OpenError> {
+    let path = &follow(path)?;
     let lock = lock(path)?;
     let is_new = look_at_header(path)?;
     let options = SqliteConnectOptions::new()
@@ -80,6 +83,7 @@ pub(super) async fn open(path: &Path) -> Result<Opened, OpenError> {
         .await
         .map_err(unusable)?;
     Ok(Opened {
+        path: path.clone(),
         writer,
         readers,
         next_position,
@@ -98,16 +102,36 @@ fn writer_options(options: &SqliteConnectOptions) -> SqliteConnectOptions {
         .pragma("temp_store", "memory")
 }
 
+/// The file behind a path: one store has one lock, by whatever way it is reached.
+fn follow(path: &Path) -> Result<PathBuf, OpenError> {
+    let cannot = |error: std::io::Error| cannot_use(path, &error);
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => Err(cannot(ErrorKind::IsADirectory.into())),
+        Ok(_) => path.canonicalize().map_err(cannot),
+        Err(error) if error.kind() == ErrorKind::NotFound && !path.is_symlink() => {
+            let name = path.file_name().ok_or_else(|| cannot(error))?;
+            let folder = match path.parent() {
+                Some(folder) if !folder.as_os_str().is_empty() => folder,
+                _ => Path::new("."),
+            };
+            Ok(folder.canonicalize().map_err(cannot)?.join(name))
+        }
+        Err(error) => Err(cannot(error)),
+    }
+}
+
+fn cannot_use(path: &Path, error: &std::io::Error) -> OpenError {
+    OpenError::Path(format!(
+        "the store {} cannot be used: {error}",
+        path.display()
+    ))
+}
+
 /// Takes the lock file, and says in it who holds it. A file of its own: locks on the database itself
 /// are dropped when any descriptor of it is closed.
 fn lock(path: &Path) -> Result<File, OpenError> {
     let lock_path = PathBuf::from(format!("{}.lock", path.display()));
-    let cannot = |error: std::io::Error| {
-        OpenError::Path(format!(
-            "the store {} cannot be used: {error}",
-            path.display()
-        ))
-    };
+    let cannot = |error: std::io::Error| cannot_use(path, &error);
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)

@@ -8,7 +8,7 @@ use crate::store::{Purge, Purged, StoreError};
 
 /// `$1` tenant, `$2` id. Answers the lane and state that it was counted in; nothing where the job is
 /// not there, or not finished.
-const DELETE_JOB: &str = "
+pub(super) const DELETE_JOB: &str = "
 delete from jobs
 where tenant = $1 and id = $2 and state in ('succeeded', 'failed', 'cancelled', 'expired')
 returning queue, job_type, state";
@@ -21,7 +21,7 @@ update depths set jobs = jobs - 1
 where tenant = $1 and queue = $3 and job_type = $4 and state = $5";
 
 /// `$1` tenant, `$2` id, `$3` through which sequence. The last segment always stays.
-const DELETE_SEGMENTS: &str = "
+pub(super) const DELETE_SEGMENTS: &str = "
 delete from segments where job_id = $2 and last_sequence <= $3 and exists (
     select 1 from jobs j
     where j.tenant = $1 and j.id = $2 and j.state in ('succeeded', 'failed', 'cancelled', 'expired')

@@ -17,7 +17,7 @@ const JOB: &str = concat!(
     " from jobs j where j.tenant = $1 and j.id = $2"
 );
 
-const JOB_WITH_PAYLOADS: &str = concat!(
+pub(super) const JOB_WITH_PAYLOADS: &str = concat!(
     "select ",
     job_columns!(),
     ", i.kind, i.media_type, i.body, r.kind, r.media_type, r.body, c.kind, c.media_type, c.body
@@ -29,19 +29,20 @@ const JOB_WITH_PAYLOADS: &str = concat!(
 );
 
 /// One job by its key, `$2`, or none.
-const JOB_OF_KEY: &str = concat!(
+pub(super) const JOB_OF_KEY: &str = concat!(
     "select ",
     job_columns!(),
     " from jobs j where j.tenant = $1 and j.idempotency_key = $2"
 );
 
-/// Newest first: the primary key's order, backwards.
-const LIST: &str = concat!(
+/// Newest first: the primary key's order, backwards. Without `$2` it begins above every id, which is 16
+/// bytes: a condition with `or` would read every newer job to reach an old page.
+pub(super) const LIST: &str = concat!(
     "select ",
     job_columns!(),
     " from jobs j
       where j.tenant = $1
-          and ($2 is null or j.id < $2)
+          and j.id < coalesce($2, x'ffffffffffffffffffffffffffffffffff')
           and ($3 = '[]' or j.state in (select value from json_each($3)))
           and ($4 = '[]' or j.job_type in (select value from json_each($4)))
           and ($5 = '[]' or j.queue in (select value from json_each($5)))
@@ -52,7 +53,7 @@ const LIST: &str = concat!(
 
 /// A job beside its segments from the one that holds sequence `$3` + 1 on, until `$4` segments or
 /// events or `$5` bytes are together. One statement, so that job and log are of one moment.
-const LOG: &str = concat!(
+pub(super) const LOG: &str = concat!(
     "select ",
     job_columns!(),
     ", s.first_sequence, s.tags, s.body
@@ -75,10 +76,10 @@ const LOG: &str = concat!(
 );
 
 /// One more than asked for, to know when the next one is due.
-const DUE: &str = "
+pub(super) const DUE: &str = "
 select tenant, id, run_at_us from jobs where state = 'scheduled' order by run_at_us limit $1";
 
-const LEASES_ENDED: &str = "
+pub(super) const LEASES_ENDED: &str = "
 select tenant, id, attempt from jobs
 where state in ('running', 'cancelling') and lease_expires_at_us < $1
 order by lease_expires_at_us limit $2";

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use sqlx::sqlite::SqliteConnection;
 
@@ -21,11 +22,12 @@ pub(super) struct Writer {
     /// Jobs with a live attempt, as last committed: nearly every change is for one of them, and nobody
     /// else writes, so they need not be read again.
     leased: HashMap<JobKey, Arc<Job>>,
+    last_commit: Instant,
 }
 
 /// A whole group. `$1`, `$2`: new jobs; `$3` to `$5`: changed jobs and how many; `$6`, `$7`: payloads;
 /// `$8`, `$9`: segments; `$10`: counters; `$11`: next position.
-const WRITE_GROUP: &str = "
+pub(super) const WRITE_GROUP: &str = "
 begin immediate;
 
 -- Each row: 0 tenant, 1 id, 2 type, 3 queue, 4 priority, 5 key, 6 its length, 7 spec, 8 its length,
@@ -89,7 +91,7 @@ update meta set value = $11 where name = 'next_position';
 commit";
 
 /// Each row of `$1`: 0 tenant, 1 id in `$2`.
-const JOBS_BY_ID: &str = concat!(
+pub(super) const JOBS_BY_ID: &str = concat!(
     "select ",
     job_columns!(),
     " from json_each($1) n cross join jobs j
@@ -97,7 +99,7 @@ const JOBS_BY_ID: &str = concat!(
 );
 
 /// Each row of `$1`: 0 tenant, 1 key in `$2`, 2 its length.
-const JOBS_BY_KEY: &str = concat!(
+pub(super) const JOBS_BY_KEY: &str = concat!(
     "select ",
     job_columns!(),
     " from json_each($1) n cross join jobs j on j.tenant = n.value->>0
@@ -107,7 +109,7 @@ const JOBS_BY_KEY: &str = concat!(
 /// The first `$2` jobs of each lane, each lane in the order of its claims, with what an attempt needs.
 /// Each row of `$1`: 0 queue, 1 type, 2 tenant.
 /// SQLite: one writer, so no skip-locked; a PostgreSQL twin takes row locks.
-const LANE_HEADS: &str = concat!(
+pub(super) const LANE_HEADS: &str = concat!(
     "select ",
     job_columns!(),
     ", i.kind, i.media_type, i.body, c.kind, c.media_type, c.body
@@ -128,16 +130,27 @@ impl Writer {
             connection,
             next_position,
             leased: HashMap::new(),
+            last_commit: Instant::now(),
         }
+    }
+
+    /// How long nothing was written.
+    pub(super) fn quiet_for(&self) -> Duration {
+        self.last_commit.elapsed()
     }
 
     pub(super) async fn commit(&mut self, group: Group) -> Result<Committed, StoreError> {
         let known = self.read(&group).await?;
         let plan = plan(group, known, self.next_position);
         let nothing = plan.inserts.is_empty() && plan.updates.is_empty();
-        if !nothing {
-            self.write(&plan).await?;
+        if !nothing && let Err(error) = self.write(&plan).await {
+            // What is remembered of them may be what the guard refused: the next group reads the rows.
+            for (job, _) in &plan.updates {
+                self.leased.remove(&job.key);
+            }
+            return Err(error);
         }
+        self.last_commit = Instant::now();
         self.next_position = plan.next_position;
         let changed = plan.updates.iter().map(|(job, _)| job);
         for job in plan.inserts.iter().chain(changed) {

@@ -1,0 +1,79 @@
+//! What every store has to do, rule by rule, and what the SQLite store has to do besides.
+//!
+//! A rule is a function over a [`Bench`], which opens and reopens a store and checks after every verb
+//! that the counters equal the rows and that the logs are dense. [`contract!`] lists the rules once; a
+//! store joins with one line.
+
+mod bench;
+mod claims;
+mod disk;
+mod keys;
+mod lists;
+mod logs;
+mod open;
+mod payloads;
+mod purges;
+mod reopen;
+mod submits;
+mod tail;
+mod times;
+
+/// Runs every rule on a store: `contract!(name: backend)`.
+macro_rules! contract {
+    ($store:ident: $backend:expr) => {
+        contract!($store: $backend;
+            submits::what_was_submitted_is_found_again,
+            submits::a_refused_change_fails_alone,
+            submits::replies_stand_in_the_order_of_the_entries,
+            submits::a_group_sees_what_its_earlier_entries_did,
+            submits::a_cancel_that_changes_nothing_stores_nothing,
+            submits::a_life_from_submit_to_result_is_stored_step_by_step,
+            submits::another_tenant_sees_and_changes_nothing,
+            keys::the_same_key_and_request_give_the_same_job,
+            keys::the_same_key_with_another_request_is_refused,
+            keys::a_key_used_twice_in_one_group_makes_one_job,
+            keys::a_key_belongs_to_its_tenant,
+            keys::a_key_is_free_again_once_its_job_is_purged,
+            keys::keys_are_compared_byte_by_byte,
+            claims::claims_go_by_priority_then_time_then_id,
+            claims::lanes_do_not_touch_each_other,
+            claims::a_claim_takes_no_more_than_its_places,
+            claims::what_the_group_touched_is_not_claimed_from_its_lane,
+            claims::a_handed_over_job_is_claimed_in_the_commit_that_stores_it,
+            claims::a_claim_brings_input_and_checkpoint,
+            claims::a_retry_waits_behind_what_was_there_before_it,
+            payloads::payloads_come_back_byte_by_byte,
+            payloads::a_mebibyte_goes_in_and_out,
+            payloads::labels_keys_and_errors_keep_every_character,
+            payloads::output_and_log_lines_keep_every_character,
+            payloads::a_checkpoint_takes_the_place_of_the_one_before,
+            times::due_jobs_come_earliest_first_and_say_what_is_next,
+            times::ended_leases_are_found_and_others_are_not,
+            lists::a_list_is_newest_first_in_pages,
+            lists::filters_hold_together,
+            logs::a_log_is_read_from_any_place,
+            logs::a_log_is_read_within_limits_of_events_and_bytes,
+            logs::a_log_stays_dense_across_segments,
+            purges::only_what_is_finished_is_purged,
+            purges::a_purged_job_leaves_nothing_behind,
+            purges::the_front_of_a_log_goes_and_its_last_event_stays,
+            reopen::what_was_answered_outlives_a_crash,
+            reopen::what_was_answered_outlives_a_close,
+            reopen::the_secret_is_kept,
+            reopen::a_row_changed_behind_the_writer_fails_its_group_alone,
+        );
+    };
+    ($store:ident: $backend:expr; $($room:ident::$rule:ident),* $(,)?) => {
+        mod $store {
+            use super::*;
+            $(
+                #[tokio::test]
+                async fn $rule() {
+                    $room::$rule(bench::Bench::new($backend).await).await;
+                }
+            )*
+        }
+    };
+}
+
+contract!(sqlite: bench::Sqlite::new());

@@ -1,0 +1,176 @@
+//! Rules: what a group does, and what it answers.
+
+use std::time::Duration;
+
+use pacenote::job::event::JobError;
+use pacenote::job::payload::Payload;
+use pacenote::job::{Change, JobState, Outcome, Refusal, Report};
+use pacenote::store::{LogRange, Purge, Purged, Reply, View};
+
+use super::bench::{Bench, cancel, changed, done, finish, output, query, report};
+
+pub(crate) async fn what_was_submitted_is_found_again(bench: Bench) {
+    let new = bench
+        .new_job()
+        .queue("mail")
+        .job_type("send/daily.v1")
+        .priority(-7)
+        .idempotent("once", "print")
+        .spec(|spec| {
+            spec.labels.insert("team".to_owned(), "blue".to_owned());
+        })
+        .input(Payload::text("hello"));
+    let job = bench.submit(new.clone()).await;
+    let found = bench.get(&job.key).await;
+    assert_eq!(found.job, job);
+    assert_eq!(found.job.spec, new.new.spec);
+    assert_eq!(found.payloads.input, new.new.input);
+    assert_eq!((job.state, job.last_sequence), (JobState::Queued, 1));
+    assert_eq!(bench.log(&job.key).await.len(), 1);
+}
+
+pub(crate) async fn a_refused_change_fails_alone(bench: Bench) {
+    let (one, other) = (
+        bench.submit(bench.new_job()).await,
+        bench.submit(bench.new_job()).await,
+    );
+    let entries = vec![
+        changed(&one.key, Change::BecomeDue),
+        changed(&one.key, finish(1, Outcome::Succeeded(None))),
+        changed(&other.key, cancel()),
+        bench.new_job().entry(),
+        changed(&other.key, report(1, vec![], bench.now())),
+    ];
+    let committed = bench.commit(entries, vec![]).await;
+    let replies = &committed.replies;
+    assert_eq!(replies[0], Reply::Refused(Refusal::NotDue));
+    assert_eq!(replies[1], Reply::Refused(Refusal::StaleLease));
+    assert_eq!(done(&replies[2]).0.state, JobState::Cancelled);
+    assert_eq!(done(&replies[3]).0.state, JobState::Queued);
+    assert_eq!(replies[4], Reply::Refused(Refusal::StaleLease));
+    assert_eq!(bench.get(&one.key).await.job, one, "as it was");
+    assert_eq!(bench.all().await.len(), 3);
+}
+
+pub(crate) async fn replies_stand_in_the_order_of_the_entries(bench: Bench) {
+    let news: Vec<_> = (0..20).map(|_| bench.new_job()).collect();
+    let unknown = bench.new_job().new.key;
+    let mut entries: Vec<_> = news.iter().rev().cloned().map(|new| new.entry()).collect();
+    entries.insert(7, changed(&unknown, cancel()));
+    let committed = bench.commit(entries, vec![]).await;
+    assert_eq!(committed.replies[7], Reply::Missing);
+    let mut replies = committed.replies;
+    replies.remove(7);
+    for (reply, new) in replies.iter().zip(news.iter().rev()) {
+        assert_eq!(done(reply).0.key, new.new.key);
+    }
+    let published: Vec<_> = committed.published.iter().map(|p| p.job.key.id).collect();
+    let submitted: Vec<_> = news.iter().rev().map(|new| new.new.key.id).collect();
+    assert_eq!(published, submitted, "published in the order of arrival");
+}
+
+pub(crate) async fn a_group_sees_what_its_earlier_entries_did(bench: Bench) {
+    let new = bench.new_job();
+    let key = new.new.key.clone();
+    let entries = vec![
+        new.hand_over(),
+        changed(
+            &key,
+            report(1, vec![output(Payload::text("a"))], bench.now()),
+        ),
+        changed(&key, cancel()),
+        changed(&key, finish(1, Outcome::Succeeded(None))),
+        changed(&key, finish(1, Outcome::Succeeded(None))),
+    ];
+    let committed = bench.commit(entries, vec![]).await;
+    assert_eq!(done(&committed.replies[3]).0.state, JobState::Cancelled);
+    assert_eq!(committed.replies[4], Reply::Refused(Refusal::StaleLease));
+    // Submitted, claimed, output, cancel asked, cancelling, cancelled.
+    assert_eq!(bench.log(&key).await.len(), 6);
+    assert_eq!(committed.depth_changes.len(), 1, "only where it ended up");
+}
+
+pub(crate) async fn a_cancel_that_changes_nothing_stores_nothing(bench: Bench) {
+    let job = bench.finished(bench.new_job()).await;
+    let committed = bench
+        .commit(vec![changed(&job.key, cancel())], vec![])
+        .await;
+    assert_eq!(done(&committed.replies[0]).0, job);
+    assert!(committed.published.is_empty() && committed.depth_changes.is_empty());
+    let committed = bench.commit(vec![], vec![]).await;
+    assert!(committed.replies.is_empty());
+}
+
+/// Goal: a life with a failed attempt, a lost one and a hand-back is stored as it was answered. Method:
+/// every answer is compared with what a read gives by the bench; here only the figures are.
+pub(crate) async fn a_life_from_submit_to_result_is_stored_step_by_step(bench: Bench) {
+    bench.submit(bench.new_job()).await;
+    let job = bench.claim(1).await.remove(0);
+    assert_eq!(job.detail.worker_id, "worker");
+    let error = JobError::retryable("BROKEN", "once");
+    let job = bench.finish(&job, Outcome::Failed(error.clone())).await;
+    assert_eq!(job.state, JobState::Scheduled);
+    assert_eq!(job.detail.error.as_ref(), Some(&error));
+    bench.pass(Duration::from_secs(2));
+    let job = bench.change(&job.key, Change::BecomeDue).await;
+    assert_eq!(bench.claim(1).await[0].attempt, 2);
+    let job = bench.change(&job.key, Change::Lose { attempt: 2 }).await;
+    assert_eq!((job.state, job.attempts_lost), (JobState::Queued, 1));
+    let job = bench.claim(1).await.remove(0);
+    let job = bench.finish(&job, Outcome::HandedBack).await;
+    assert_eq!((job.attempt, job.attempts_charged), (3, 2));
+    let job = bench.claim(1).await.remove(0);
+    let result = Payload::text("done");
+    bench
+        .report(&job, vec![Report::Checkpoint(Payload::text("near"))])
+        .await;
+    let job = bench
+        .finish(&job, Outcome::Succeeded(Some(result.clone())))
+        .await;
+    assert_eq!((job.state, job.attempts_charged), (JobState::Succeeded, 3));
+    let found = bench.get(&job.key).await;
+    assert_eq!(found.payloads.result, Some(result));
+    assert_eq!(found.payloads.checkpoint, Some(Payload::text("near")));
+}
+
+/// Goal: a tenant cannot reach another's job by its id in any verb. Method: the same ids, asked for under
+/// another name.
+pub(crate) async fn another_tenant_sees_and_changes_nothing(bench: Bench) {
+    let waiting = bench.submit(bench.new_job()).await;
+    let over = bench.finished(bench.new_job().job_type("other")).await;
+    bench
+        .submit(bench.new_job().tenant("thief").job_type("x"))
+        .await;
+    let range = LogRange {
+        after: 0,
+        events: 10,
+        bytes: 1 << 20,
+    };
+    for job in [&waiting, &over] {
+        let mut key = job.key.clone();
+        key.tenant = pacenote::job::name::Name::of("thief");
+        for view in [View::Basic, View::Full] {
+            assert_eq!(bench.store().job(&key, view).await, Ok(None));
+        }
+        assert_eq!(bench.store().log(&key, range).await, Ok(None));
+        let entries = vec![
+            changed(&key, cancel()),
+            changed(&key, report(1, vec![], bench.now())),
+            changed(&key, Change::Lose { attempt: 1 }),
+        ];
+        let committed = bench.commit(entries, vec![]).await;
+        assert!(
+            committed
+                .replies
+                .iter()
+                .all(|reply| *reply == Reply::Missing)
+        );
+        let purge = vec![Purge::Job(key.clone()), Purge::Events(key, 1)];
+        assert_eq!(bench.purge(purge).await, [Purged::Nothing, Purged::Nothing]);
+        assert_eq!(bench.get(&job.key).await.job, *job);
+    }
+    assert_eq!(bench.list(query("thief")).await.len(), 1);
+    let mut lane = super::bench::demand("work", 5);
+    lane.lane.tenant = pacenote::job::name::Name::of("thief");
+    assert_eq!(bench.commit(vec![], vec![lane]).await.claimed, []);
+}

@@ -1,0 +1,77 @@
+//! Rules: what is due, and whose lease has ended.
+
+use std::time::Duration;
+
+use pacenote::job::event::JobError;
+use pacenote::job::time::Timestamp;
+use pacenote::job::{Change, Outcome};
+use pacenote::store::Due;
+
+use super::bench::{Bench, cancel, report};
+
+pub(crate) async fn due_jobs_come_earliest_first_and_say_what_is_next(bench: Bench) {
+    let nothing = Due {
+        keys: vec![],
+        next: None,
+    };
+    assert_eq!(
+        bench.store().due(bench.now(), 10).await,
+        Ok(nothing.clone())
+    );
+    let mut times = Vec::new();
+    for _ in 0..5 {
+        bench.submit(bench.new_job()).await;
+        let job = bench.claim(1).await.remove(0);
+        let error = JobError::retryable("BROKEN", "again");
+        let job = bench.finish(&job, Outcome::Failed(error)).await;
+        times.push((job.run_at, job.key.clone()));
+        bench.pass(Duration::from_millis(100));
+    }
+    let before_all = Timestamp::from_micros(times[0].0.as_micros() - 1);
+    let found = bench.store().due(before_all, 10).await.expect("a read");
+    assert_eq!((found.keys.len(), found.next), (0, Some(times[0].0)));
+    let found = bench.store().due(times[2].0, 10).await.expect("a read");
+    let keys: Vec<_> = times[..3].iter().map(|(_, key)| key.clone()).collect();
+    assert_eq!((found.keys, found.next), (keys, Some(times[3].0)));
+    let found = bench.store().due(times[4].0, 2).await.expect("a read");
+    assert_eq!((found.keys.len(), found.next), (2, Some(times[2].0)));
+    bench.pass(Duration::from_secs(60));
+    for (_, key) in &times[..4] {
+        bench.change(key, Change::BecomeDue).await;
+    }
+    bench.change(&times[4].1, cancel()).await;
+    assert_eq!(bench.store().due(bench.now(), 10).await, Ok(nothing));
+}
+
+pub(crate) async fn ended_leases_are_found_and_others_are_not(bench: Bench) {
+    let mut jobs = Vec::new();
+    for _ in 0..4 {
+        bench.submit(bench.new_job()).await;
+        jobs.push(bench.claim(1).await.remove(0));
+        bench.pass(Duration::from_secs(1));
+    }
+    bench.submit(bench.new_job()).await;
+    let all = Timestamp::from_micros(i64::MAX);
+    let ended = |before, limit| bench.store().leases_ended(before, limit);
+    let first_end = jobs[0].lease_expires_at.expect("a lease");
+    assert_eq!(ended(first_end, 10).await, Ok(vec![]), "not before its end");
+    let just_after = first_end.after(Duration::from_micros(1));
+    assert_eq!(
+        ended(just_after, 10).await,
+        Ok(vec![(jobs[0].key.clone(), 1)])
+    );
+    assert_eq!(ended(all, 3).await.expect("a read").len(), 3);
+    // A heartbeat renews it, a cancel leaves it, an end takes it.
+    let change = report(1, vec![], bench.now().after(Duration::from_secs(100)));
+    bench.change(&jobs[0].key, change).await;
+    bench.change(&jobs[1].key, cancel()).await;
+    bench.finish(&jobs[2], Outcome::Succeeded(None)).await;
+    let soon = bench.now().after(Duration::from_secs(50));
+    let keys: Vec<_> = [&jobs[1], &jobs[3]].map(|job| (job.key.clone(), 1)).into();
+    assert_eq!(ended(soon, 10).await, Ok(keys));
+    let lost = bench
+        .change(&jobs[3].key, Change::Lose { attempt: 1 })
+        .await;
+    assert_eq!((lost.attempt, lost.lease_expires_at), (1, None));
+    assert_eq!(ended(all, 10).await.expect("a read").len(), 2);
+}
