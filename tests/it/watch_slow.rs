@@ -111,6 +111,35 @@ async fn a_watcher_that_lags_reads_the_log_and_misses_nothing() {
     server.stop().await.expect("a clean end");
 }
 
+/// Lines 10 and 11: few commits, but too many bytes to keep for the slow: the news is only that there is
+/// more, and the end is among it.
+#[tokio::test]
+async fn a_watcher_that_is_only_told_that_there_is_more_reads_it_from_the_log() {
+    let dir = folder();
+    let (server, puppets) = TestServer::with_puppets(&dir).await;
+    let (id, puppet) = server.begin(&puppets).await;
+    let options = WatchOptions {
+        after_sequence: Some(2),
+        ..WatchOptions::default()
+    };
+    let watch = server.queue.watch(&job_key(&id), options).await;
+    let mut watch = watch.expect("a watch");
+    for _ in 0..20 {
+        let chunk = output("x".repeat(60_000));
+        puppet.store(&server.queue, vec![chunk]).await;
+    }
+    puppet.succeed();
+    server.end_of(&id).await;
+    let mut sequences = Vec::new();
+    while let Some(message) = soon(watch.next()).await.expect("no error") {
+        if let WatchContent::Events(events) = message.content {
+            sequences.extend(events.iter().map(|event| event.sequence));
+        }
+    }
+    assert_eq!(sequences, (3..=23).collect::<Vec<_>>());
+    server.stop().await.expect("a clean end");
+}
+
 /// Line 11: the end itself is among what was missed.
 #[tokio::test]
 async fn a_watcher_that_lags_past_the_end_still_gets_the_end() {
