@@ -49,8 +49,10 @@ pub(crate) struct TestServer {
 /// How a test server is made.
 pub(crate) struct Setup {
     config: Config,
-    types: Vec<(Name, TypeSettings, Box<dyn FnOnce(Server) -> Server + Send>)>,
+    types: Vec<(Name, TypeSettings, AddType)>,
 }
+
+type AddType = Box<dyn FnOnce(Server) -> Server + Send>;
 
 impl Setup {
     /// On a store in the folder.
@@ -282,6 +284,10 @@ pub(crate) struct Told {
     pub(crate) messages: usize,
 }
 
+#[expect(
+    clippy::wrong_self_convention,
+    reason = "to the end, not into another type: it reads a watch until it is used up"
+)]
 impl Watched {
     pub(crate) async fn next(&mut self) -> Result<Option<pb::WatchJobResponse>, Status> {
         soon(self.0.message()).await

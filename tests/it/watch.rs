@@ -290,7 +290,7 @@ async fn one_watch_more_than_the_limit_is_refused_until_another_ends() {
         submit: Some(submit_request("puppet")),
         ..pb::RunRequest::default()
     };
-    let status = server.client.clone().run(run).await.err().expect("refused");
+    let status = server.client.clone().run(run).await.expect_err("refused");
     assert_eq!(reason_of(&status), expected);
     let list = server.client.clone().list(pb::ListRequest::default()).await;
     assert_eq!(list.expect("a page").into_inner().jobs.len(), 1);

@@ -102,11 +102,11 @@ async fn a_watch_of_a_finished_job_is_one_snapshot_or_the_rest_of_its_log() {
 
     let told = server.watch(&id, None).await.to_end().await;
     assert_eq!((told.messages, told.through), (1, 4));
-    assert_eq!(told.snapshots, [end.clone()]);
+    assert_eq!(told.snapshots, std::slice::from_ref(&end));
     for after in 0..=4 {
         let told = server.watch(&id, Some(after)).await.to_end().await;
         assert_eq!(told.sequences(), ((after + 1)..=4).collect::<Vec<_>>());
-        assert_eq!(told.snapshots, [end.clone()]);
+        assert_eq!(told.snapshots, std::slice::from_ref(&end));
         assert_eq!(told.through, 4);
     }
     server.stop().await.expect("a clean end");
@@ -148,7 +148,7 @@ struct Running {
 }
 
 impl Running {
-    async fn to_end(mut self) -> Told {
+    async fn rest(mut self) -> Told {
         let mut told = Told::default();
         while let Some(message) = soon(self.stream.message()).await.expect("OK at the end") {
             assert!(!message.deduplicated, "said once, at the beginning");
@@ -170,7 +170,7 @@ async fn a_run_begins_with_a_snapshot_at_zero_and_then_tells_everything() {
     puppet.say("x").await;
     puppet.succeed();
     let id = running.job.job_id.clone();
-    let told = running.to_end().await;
+    let told = running.rest().await;
     assert_eq!(told.events, server.log(&id).await);
     assert_eq!(told.snapshots, [server.get(&id).await]);
     server.stop().await.expect("a clean end");
@@ -190,9 +190,9 @@ async fn a_run_with_a_used_key_attaches_to_that_job_from_its_beginning() {
     assert_eq!(second.job.last_sequence, 3);
     puppet.succeed();
     let id = first.job.job_id.clone();
-    let told = first.to_end().await;
+    let told = first.rest().await;
     assert_eq!(told.sequences(), [1, 2, 3, 4]);
-    let attached = second.to_end().await;
+    let attached = second.rest().await;
     assert_eq!(
         (attached.events, attached.snapshots),
         (told.events, told.snapshots)
@@ -204,7 +204,7 @@ async fn a_run_with_a_used_key_attaches_to_that_job_from_its_beginning() {
         (third.job.job_id.as_str(), third.job.state()),
         (&*id, State::Succeeded)
     );
-    assert_eq!(third.to_end().await.sequences(), [1, 2, 3, 4]);
+    assert_eq!(third.rest().await.sequences(), [1, 2, 3, 4]);
     assert!(puppets.is_idle().await, "one job, one attempt");
     server.stop().await.expect("a clean end");
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pacenote::job::Outcome;
 use pacenote::pb;
 use pacenote::pb::job::State;
 use pacenote::pb::job_service_client::JobServiceClient;
@@ -69,7 +70,7 @@ async fn a_watcher_that_does_not_read_slows_nobody_and_later_reads_all() {
         let told = watch.to_end().await;
         assert!(told.gaps.is_empty());
         assert_eq!(told.sequences(), (1..=203).collect::<Vec<_>>());
-        assert_eq!(told.snapshots, [end.clone()]);
+        assert_eq!(told.snapshots, std::slice::from_ref(&end));
     }
     server.stop().await.expect("a clean end");
 }
@@ -108,6 +109,39 @@ async fn a_watcher_that_lags_reads_the_log_and_misses_nothing() {
         }
     }
     assert_eq!(sequences, (1..=286).collect::<Vec<_>>());
+    server.stop().await.expect("a clean end");
+}
+
+/// Lines 10 and 11: few commits, but too many bytes to keep for the slow: the news is only that there is
+/// more, and the end is among it.
+#[tokio::test]
+async fn a_watcher_that_is_only_told_that_there_is_more_reads_it_from_the_log() {
+    let dir = folder();
+    let (server, puppets) = TestServer::with_puppets(&dir).await;
+    let (id, puppet) = server.begin(&puppets).await;
+    let options = WatchOptions {
+        after_sequence: Some(2),
+        ..WatchOptions::default()
+    };
+    let watch = server.queue.watch(&job_key(&id), options).await;
+    let mut watch = watch.expect("a watch");
+    for _ in 0..20 {
+        let chunk = output("x".repeat(60_000));
+        puppet.store(&server.queue, vec![chunk]).await;
+    }
+    // The end comes in one commit with as much again.
+    let rest = vec![output("x".repeat(60_000))];
+    let lease = puppet.lease();
+    let finished = server.queue.finish(&lease, rest, Outcome::Succeeded(None));
+    finished.await.expect("it runs");
+    drop(puppet);
+    let mut sequences = Vec::new();
+    while let Some(message) = soon(watch.next()).await.expect("no error") {
+        if let WatchContent::Events(events) = message.content {
+            sequences.extend(events.iter().map(|event| event.sequence));
+        }
+    }
+    assert_eq!(sequences, (3..=24).collect::<Vec<_>>());
     server.stop().await.expect("a clean end");
 }
 
