@@ -67,7 +67,7 @@
 //! | [`store`], [`events`] | the log on disk, and who is listening to it in memory |
 //! | [`executor`] | what runs a job: Rust functions and programs |
 //! | [`client`] | a client that knows only the wire: calls, and a watch that resumes |
-//! | [`wire`], [`pb`] | the published messages, and their translation |
+//! | [`wire`], [`pb`] | the published messages, and the words of `job` as such |
 //! | [`error`], [`config`], [`job`] | the words and the rules; pure |
 //!
 //! [`embed`] gathers what a program that uses this crate starts from.

@@ -13,6 +13,8 @@ address=
 checked=0
 failed=0
 export NO_COLOR=1
+# Settings of whoever runs this are not ours.
+unset "${!PACENOTE_@}"
 
 # Ends what was started here, and takes the folder along.
 clean_up() {

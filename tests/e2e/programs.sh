@@ -104,6 +104,24 @@ true_of "a cancel ends it" '.[0].state == "STATE_CANCELLED"' "$(ended "$id")"
 true_of "at once" "$((SECONDS - started)) < 4" 1
 same "and nothing of it is left" "" "$(pgrep -f "rsync .*$work" || true)"
 
+echo "rsync, when the server is killed under it"
+rm -r to
+id=$(submit copy "{\"from\": \"$work/from/\", \"to\": \"$work/to/\", \"limit\": \"10m\"}")
+live "$id" >/dev/null
+before=$(pgrep -f "rsync .*$work")
+stop_server KILL
+start_server --config "$root/examples/programs/pacenote.toml"
+left=
+for pid in $before; do
+    # A zombie does nothing any more: it waits for whoever is process 1 here.
+    state=$(ps -o state= -p "$pid" || true)
+    [[ -z $state || $state == Z ]] || left+=" $pid($state)"
+done
+same "what it left running is gone once the next server serves" "" "$left"
+same "the second attempt runs" STATE_RUNNING "$(live "$id")"
+client cancel "$id" >/dev/null
+true_of "and can be cancelled" '.[0] | .state == "STATE_CANCELLED" and .attempt == 2' "$(ended "$id")"
+
 stop_server TERM
 same "after TERM the server exits with 0" 0 "$server_code"
 summary
