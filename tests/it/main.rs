@@ -3,6 +3,7 @@
 mod crash;
 mod harness;
 mod jobs;
+mod store;
 mod watch;
 mod watch_end;
 mod watch_model;
@@ -12,4 +13,3 @@ mod watch_purge;
 mod watch_race;
 mod watch_resume;
 mod watch_slow;
-mod store;

@@ -46,20 +46,20 @@ pub struct BenchArgs {
     pub dir: Option<PathBuf>,
 }
 
-/// The figures.
+/// The figures, in the order in which they are measured: what leaves a backlog behind comes late.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Which {
-    /// Durable Submit at 64 in flight, the jobs waiting
-    Submit,
-    /// Durable Submit at 64 in flight, the jobs being run
-    SubmitRun,
-    /// Run of a handler that does nothing, to its end, at 64 in flight
-    Run,
     /// Latency of Submit at 1 in flight
     #[value(name = "submit-1")]
     SubmitOne,
     /// From submit to handler start on an idle server
     Start,
+    /// Run of a handler that does nothing, to its end, at 64 in flight
+    Run,
+    /// Durable Submit at 64 in flight, the jobs being run
+    SubmitRun,
+    /// Durable Submit at 64 in flight, the jobs waiting
+    Submit,
     /// Output events of one job to one watcher
     Events,
     /// Claims with many jobs waiting
@@ -94,7 +94,6 @@ async fn measure(args: BenchArgs) -> anyhow::Result<()> {
     if figures.any(|which| which != Which::Claim && wanted(which)) {
         let course = Course::open(folder.path().to_owned(), rounds.max(1), turn).await?;
         course.fill_place().await?;
-        // The latencies first: the others leave a backlog behind.
         for which in Which::value_variants() {
             if wanted(*which) {
                 one(&course, &report, *which).await?;

@@ -14,6 +14,7 @@ use sqlx::{ConnectOptions, Connection, Row, SqlitePool};
 use uuid::Uuid;
 
 use crate::store::OpenError;
+use crate::store::sqlite::write::MAKE_GROUP;
 
 /// "PACE": says in the file's header whose it is. Source: sqlite.org/fileformat.html, offset 68.
 const APPLICATION_ID: u32 = 0x5041_4345;
@@ -25,10 +26,6 @@ const READERS: u32 = 4;
 /// syncs the database file seldom.
 const CHECKPOINT_PAGES: &str = "4096";
 
-/// What a group's update checks itself with: see `WRITE_GROUP`.
-const GUARD: &str = "
-create temp table guard (ok integer not null check (ok = 1));
-insert into temp.guard values (1)";
 /// `APPLICATION_ID` in decimal, as the pragma wants it.
 const SIGN: &str = "pragma application_id = 1346454341";
 
@@ -61,7 +58,7 @@ pub(super) async fn open(path: &Path) -> Result<Opened, OpenError> {
     let mut writer = writer_options(&options).connect().await.map_err(unusable)?;
     check_version(&mut writer).await.map_err(unusable)??;
     migrate(path, &mut writer).await?;
-    sqlx::raw_sql(GUARD)
+    sqlx::raw_sql(MAKE_GROUP)
         .execute(&mut writer)
         .await
         .map_err(unusable)?;

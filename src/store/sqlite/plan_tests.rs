@@ -86,7 +86,7 @@ const CASES: [Case; 10] = [
         read::LOG,
         &[
             "SEARCH j USING PRIMARY KEY (tenant=? AND id=?)",
-            "SEARCH segments USING INDEX segments_of_job (job_id=? AND first_sequence>?)",
+            "SEARCH segments USING INDEX segments_of_job (job_id=? AND first_sequence>? AND first_sequence<?)",
         ],
         &[],
     ),
@@ -161,18 +161,31 @@ async fn a_claim_reads_the_heads_of_its_lane_and_sorts_nothing_that_waits() {
 async fn a_group_is_written_by_primary_keys() {
     let dir = tempfile::tempdir().expect("a folder");
     let mut connection = populated(dir.path()).await;
-    let statements: Vec<&str> = write::WRITE_GROUP.split(';').collect();
+    // What the trigger does, each statement by itself, with something in place of what is inserted.
+    let (_, body) = write::MAKE_GROUP.split_once("begin\n").expect("a trigger");
+    let statements: Vec<String> = body.split(';').map(alone).collect();
     let update = statements.iter().find(|sql| sql.contains("update jobs"));
     let steps = steps(&mut connection, update.expect("the update")).await;
     let by_key = "SEARCH jobs USING PRIMARY KEY (tenant=? AND id=?)";
     assert!(steps.iter().any(|step| step == by_key), "{steps:#?}");
     for sql in &statements {
-        let sql = sql.trim();
-        if sql.ends_with("begin immediate") || sql == "commit" {
+        if sql.contains("raise(") || sql.trim() == "end" {
             continue;
         }
         let steps = self::steps(&mut connection, sql).await;
         let scans = |step: &String| step.starts_with("SCAN jobs") || step.starts_with("SCAN seg");
         assert!(!steps.iter().any(scans), "{sql}\n{steps:#?}");
     }
+}
+
+/// A statement of a trigger with `null` for each `new.column`.
+fn alone(sql: &str) -> String {
+    let mut parts = sql.split("new.");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let column = part.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        text.push_str("null");
+        text.push_str(&part[column.unwrap_or(part.len())..]);
+    }
+    text
 }

@@ -51,26 +51,28 @@ pub(super) const LIST: &str = concat!(
       order by j.id desc limit $8"
 );
 
-/// A job beside its segments from the one that holds sequence `$3` + 1 on, until `$4` segments or
-/// events or `$5` bytes are together. One statement, so that job and log are of one moment.
+/// A job beside its segments from the one that holds sequence `$3` + 1 on, until `$4` events or `$5`
+/// bytes are together. One statement, so that job and log are of one moment.
+///
+/// A log is dense, so that sequences bound what is looked at to about `$4` events however long the log
+/// is; and bodies are read only of what is answered.
 pub(super) const LOG: &str = concat!(
     "select ",
     job_columns!(),
     ", s.first_sequence, s.tags, s.body
       from jobs j left join (
-          select first_sequence, tags, body from (
-              select first_sequence, tags, body,
-                  sum(length(body)) over earlier as bytes_before,
-                  sum(last_sequence - first_sequence + 1) over earlier as events_before
+          select first_position from (
+              select first_position, sum(length(body)) over earlier as bytes_before
               from segments
               where job_id = $2 and first_sequence >= coalesce((
                   select max(first_sequence) from segments
                   where job_id = $2 and first_sequence <= $3 + 1), 0)
+                  and first_sequence <= $4 + max($3, (
+                      select first_sequence from jobs where tenant = $1 and id = $2))
               window earlier as (
-                  order by first_sequence rows between unbounded preceding and 1 preceding)
-              order by first_sequence limit $4)
-          where coalesce(events_before, 0) < $4 and coalesce(bytes_before, 0) < $5
-      ) s
+                  order by first_sequence rows between unbounded preceding and 1 preceding))
+          where coalesce(bytes_before, 0) < $5
+      ) w left join segments s on s.first_position = w.first_position
       where j.tenant = $1 and j.id = $2
       order by s.first_sequence"
 );

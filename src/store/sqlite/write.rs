@@ -25,28 +25,36 @@ pub(super) struct Writer {
     last_commit: Instant,
 }
 
-/// A whole group. `$1`, `$2`: new jobs; `$3` to `$5`: changed jobs and how many; `$6`, `$7`: payloads;
-/// `$8`, `$9`: segments; `$10`: counters; `$11`: next position.
-pub(super) const WRITE_GROUP: &str = "
-begin immediate;
+/// Lets a whole group be one statement: what is inserted into this view is written by its trigger. One
+/// statement is one transaction without `begin` and `commit`, and one trip to SQLite's thread: a query
+/// of nine statements wakes the writer nine times. Temporary: it belongs to the connection, not to the
+/// database.
+///
+/// `jsonb_each` and not `json_each`: that one prints a row anew for every column that is taken from it.
+pub(super) const MAKE_GROUP: &str = "
+create temp view write_group as select
+    null as new_jobs, null as new_jobs_arena, null as jobs, null as jobs_arena, null as jobs_changed,
+    null as payloads, null as payloads_arena, null as segments, null as segments_arena,
+    null as depths, null as next_position;
+
+create temp trigger write_group_now instead of insert on write_group begin
 
 -- Each row: 0 tenant, 1 id, 2 type, 3 queue, 4 priority, 5 key, 6 its length, 7 spec, 8 its length,
--- 9 created, 10: [0 state, 1 run at, 2 attempt, 3 charged, 4 lost, 5 lease, 6 first, 7 last, 8 updated,
--- 9 ended, 10 version, 11 detail, 12 its length].
+-- 9 created, 10 state, 11 run at, 12 attempt, 13 charged, 14 lost, 15 lease, 16 first, 17 last,
+-- 18 updated, 19 ended, 20 version, 21 detail, 22 its length.
 insert into jobs (
     tenant, id, job_type, queue, priority, idempotency_key, spec, created_at_us, state, run_at_us,
     attempt, attempts_charged, attempts_lost, lease_expires_at_us, first_sequence, last_sequence,
     updated_at_us, ended_at_us, version, detail)
 select
-    value->>0, substr($2, value->>1, 16), value->>2, value->>3, value->>4,
-    substr($2, value->>5, value->>6), substr($2, value->>7, value->>8), value->>9,
-    value->>'$[10][0]', value->>'$[10][1]', value->>'$[10][2]', value->>'$[10][3]',
-    value->>'$[10][4]', value->>'$[10][5]', value->>'$[10][6]', value->>'$[10][7]',
-    value->>'$[10][8]', value->>'$[10][9]', value->>'$[10][10]',
-    substr($2, value->>'$[10][11]', value->>'$[10][12]')
-from json_each($1);
+    value->>0, substr(new.new_jobs_arena, value->>1, 16), value->>2, value->>3, value->>4,
+    substr(new.new_jobs_arena, value->>5, value->>6),
+    substr(new.new_jobs_arena, value->>7, value->>8), value->>9,
+    value->>10, value->>11, value->>12, value->>13, value->>14, value->>15, value->>16, value->>17,
+    value->>18, value->>19, value->>20, substr(new.new_jobs_arena, value->>21, value->>22)
+from jsonb_each(new.new_jobs);
 
--- Each row: 0 tenant, 1 id, 2 the version that was read, 3: as 10 above.
+-- Each row: 0 tenant, 1 id, 2 the version that was read, 3 to 15: as 10 to 22 above.
 update jobs set
     state = n.state, run_at_us = n.run_at_us, attempt = n.attempt,
     attempts_charged = n.attempts_charged, attempts_lost = n.attempts_lost,
@@ -55,46 +63,52 @@ update jobs set
     version = n.version, detail = n.detail
 from (
     select
-        value->>0 as tenant, substr($4, value->>1, 16) as id, value->>2 as read_version,
-        value->>'$[3][0]' as state, value->>'$[3][1]' as run_at_us, value->>'$[3][2]' as attempt,
-        value->>'$[3][3]' as attempts_charged, value->>'$[3][4]' as attempts_lost,
-        value->>'$[3][5]' as lease_expires_at_us, value->>'$[3][6]' as first_sequence,
-        value->>'$[3][7]' as last_sequence, value->>'$[3][8]' as updated_at_us,
-        value->>'$[3][9]' as ended_at_us, value->>'$[3][10]' as version,
-        substr($4, value->>'$[3][11]', value->>'$[3][12]') as detail
-    from json_each($3)) as n
+        value->>0 as tenant, substr(new.jobs_arena, value->>1, 16) as id, value->>2 as read_version,
+        value->>3 as state, value->>4 as run_at_us, value->>5 as attempt,
+        value->>6 as attempts_charged, value->>7 as attempts_lost,
+        value->>8 as lease_expires_at_us, value->>9 as first_sequence,
+        value->>10 as last_sequence, value->>11 as updated_at_us,
+        value->>12 as ended_at_us, value->>13 as version,
+        substr(new.jobs_arena, value->>14, value->>15) as detail
+    from jsonb_each(new.jobs)) as n
 where jobs.tenant = n.tenant and jobs.id = n.id and jobs.version = n.read_version;
 
--- Ends the whole group where a row was not as it was read: its check lets only 1 in.
-update temp.guard set ok = (changes() = $5) where $5 > 0;
+-- Ends the whole group where a row was not as it was read.
+select raise(abort, 'a row was not as it was read')
+where new.jobs_changed > 0 and changes() <> new.jobs_changed;
 
 -- Each row: 0 job, 1 role, 2 kind, 3 media type, 4 body, 5 its length.
 insert into payloads (job_id, role, kind, media_type, body)
-select substr($7, value->>0, 16), value->>1, value->>2, value->>3, substr($7, value->>4, value->>5)
-from json_each($6) where true
+select substr(new.payloads_arena, value->>0, 16), value->>1, value->>2, value->>3,
+    substr(new.payloads_arena, value->>4, value->>5)
+from jsonb_each(new.payloads) where true
 on conflict (job_id, role) do update set
     kind = excluded.kind, media_type = excluded.media_type, body = excluded.body;
 
 -- Each row: 0 position, 1 job, 2 first sequence, 3 last, 4 tags, 5 their length, 6 body, 7 its length.
 insert into segments (first_position, job_id, first_sequence, last_sequence, tags, body)
-select value->>0, substr($9, value->>1, 16), value->>2, value->>3,
-    substr($9, value->>4, value->>5), substr($9, value->>6, value->>7)
-from json_each($8);
+select value->>0, substr(new.segments_arena, value->>1, 16), value->>2, value->>3,
+    substr(new.segments_arena, value->>4, value->>5), substr(new.segments_arena, value->>6, value->>7)
+from jsonb_each(new.segments);
 
 -- Each row: 0 tenant, 1 queue, 2 type, 3 state, 4 by how much.
 insert into depths (tenant, queue, job_type, state, jobs)
-select value->>0, value->>1, value->>2, value->>3, value->>4 from json_each($10) where true
+select value->>0, value->>1, value->>2, value->>3, value->>4 from jsonb_each(new.depths) where true
 on conflict (tenant, queue, job_type, state) do update set jobs = jobs + excluded.jobs;
 
-update meta set value = $11 where name = 'next_position';
+update meta set value = new.next_position where name = 'next_position';
 
-commit";
+end";
+
+/// A whole group.
+pub(super) const WRITE_GROUP: &str =
+    "insert into write_group values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 
 /// Each row of `$1`: 0 tenant, 1 id in `$2`.
 pub(super) const JOBS_BY_ID: &str = concat!(
     "select ",
     job_columns!(),
-    " from json_each($1) n cross join jobs j
+    " from jsonb_each($1) n cross join jobs j
       on j.tenant = n.value->>0 and j.id = substr($2, n.value->>1, 16)"
 );
 
@@ -102,12 +116,13 @@ pub(super) const JOBS_BY_ID: &str = concat!(
 pub(super) const JOBS_BY_KEY: &str = concat!(
     "select ",
     job_columns!(),
-    " from json_each($1) n cross join jobs j on j.tenant = n.value->>0
+    " from jsonb_each($1) n cross join jobs j on j.tenant = n.value->>0
       and j.idempotency_key = substr($2, n.value->>1, n.value->>2)"
 );
 
 /// The first `$2` jobs of each lane, each lane in the order of its claims, with what an attempt needs.
 /// Each row of `$1`: 0 queue, 1 type, 2 tenant.
+/// `+ 0`: a limit that is a bare parameter has SQLite prepare the statement anew for every value of it.
 /// SQLite: one writer, so no skip-locked; a PostgreSQL twin takes row locks.
 pub(super) const LANE_HEADS: &str = concat!(
     "select ",
@@ -118,7 +133,7 @@ pub(super) const LANE_HEADS: &str = concat!(
           select id from jobs
           where queue = n.value->>0 and job_type = n.value->>1 and tenant = n.value->>2
               and state = 'queued'
-          order by priority desc, run_at_us, id limit $2)
+          order by priority desc, run_at_us, id limit $2 + 0)
       left join payloads i on i.job_id = j.id and i.role = 'input'
       left join payloads c on c.job_id = j.id and c.role = 'checkpoint'
       order by n.key, j.priority desc, j.run_at_us, j.id"
