@@ -1,6 +1,8 @@
 //! Builds the parts, starts them in order, stops them in order. [`Server::serve`] is what `pacenote
 //! serve` calls, and tests, and programs that embed us.
 
+mod connection;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -8,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, Stream};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,6 +23,7 @@ use crate::job::name::Name;
 use crate::job::time::{Clock, SystemClock};
 use crate::maintenance;
 use crate::queue::{JobQueue, KnownType, QueueSettings};
+use crate::server::connection::Connection;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{OpenError, StoreError};
 use crate::worker::{Pool, PoolSettings};
@@ -143,11 +146,12 @@ impl Server {
         let routes = grpc::routes(queue.clone(), health_service)
             .map_err(|error| ServeError::Config(error.to_string()))?;
         let stop_serving = CancellationToken::new();
+        let cut = CancellationToken::new();
         let serving = builder().add_routes(routes).serve_with_incoming_shutdown(
-            incoming(listener),
+            incoming(listener, cut.clone()),
             stop_serving.clone().cancelled_owned(),
         );
-        let serving = tokio::spawn(serving);
+        let mut serving = tokio::spawn(serving);
         for ready in on_ready {
             ready(queue.clone());
         }
@@ -163,13 +167,18 @@ impl Server {
             None => parts.drain(&queue, self.config.drain_timeout).await,
         };
         stop_serving.cancel();
-        let abort = serving.abort_handle();
-        if tokio::time::timeout(CONNECTIONS_GRACE, serving)
+        if tokio::time::timeout(CONNECTIONS_GRACE, &mut serving)
             .await
             .is_err()
         {
             // Connections that are idle, or whose clients do not answer, would hold us for ever.
-            abort.abort();
+            cut.cancel();
+            if tokio::time::timeout(CONNECTIONS_GRACE, &mut serving)
+                .await
+                .is_err()
+            {
+                serving.abort();
+            }
         }
         queue.close().await;
         match failure {
@@ -317,14 +326,18 @@ fn builder() -> tonic::transport::Server {
 }
 
 /// Connections as they come, for ever: an error of one is not the end of all.
-fn incoming(listener: TcpListener) -> impl Stream<Item = std::io::Result<TcpStream>> {
-    stream::unfold(listener, |listener| async {
+fn incoming(
+    listener: TcpListener,
+    cut: CancellationToken,
+) -> impl Stream<Item = std::io::Result<Connection>> {
+    stream::unfold((listener, cut), |(listener, cut)| async {
         loop {
             match listener.accept().await {
                 Ok((connection, _)) => {
                     // Small messages leave at once; where this fails the connection is gone anyway.
                     let _ = connection.set_nodelay(true);
-                    return Some((Ok(connection), listener));
+                    let connection = Connection::new(connection, cut.child_token());
+                    return Some((Ok(connection), (listener, cut)));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "no connection accepted");
