@@ -47,8 +47,11 @@ pub(crate) struct TestServer {
 /// How a test server is made.
 pub(crate) struct Setup {
     config: Config,
-    types: Vec<(Name, TypeSettings, Box<dyn FnOnce(Server) -> Server + Send>)>,
+    types: Vec<(Name, TypeSettings, With)>,
 }
+
+/// Gives a server one more job type.
+type With = Box<dyn FnOnce(Server) -> Server + Send>;
 
 impl Setup {
     /// On a store in the folder.
@@ -260,6 +263,10 @@ pub(crate) struct Told {
     pub(crate) messages: usize,
 }
 
+#[expect(
+    clippy::wrong_self_convention,
+    reason = "a watch is read to its end, and is gone then"
+)]
 impl Watched {
     pub(crate) async fn next(&mut self) -> Result<Option<pb::WatchJobResponse>, Status> {
         soon(self.0.message()).await
