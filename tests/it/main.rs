@@ -1,6 +1,7 @@
 //! Through the public door: a real server on a free port, a real store, real gRPC.
 
 mod bounds;
+mod bounds_whole;
 mod drain;
 mod errors;
 mod errors_malformed;
