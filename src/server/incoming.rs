@@ -29,7 +29,9 @@ pub(crate) fn connections(
                     let _ = stream.set_nodelay(true);
                     let connection = Connection {
                         stream,
-                        cut: Box::pin(cut.clone().cancelled_owned()),
+                        // A token of its own: the one that all share has one lock for all.
+                        // A token of its own: the one that all share has one lock for all.
+                        cut: Box::pin(cut.child_token().cancelled_owned()),
                     };
                     return Some((Ok(connection), (listener, cut)));
                 }

@@ -201,8 +201,12 @@ impl Server {
         {
             // Connections whose clients do not answer, or do not read, would hold us for ever.
             cut.cancel();
-            // A panic of the transport has ended what was to be ended: fine.
-            let _ = serving.await;
+            if tokio::time::timeout(CONNECTIONS_GRACE, &mut serving)
+                .await
+                .is_err()
+            {
+                serving.abort();
+            }
         }
         queue.close().await;
         match failure {

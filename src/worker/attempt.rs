@@ -21,6 +21,9 @@ use crate::queue::{Handed, JobQueue, Lease, Places, StopCause, StopSignal};
 const REPORTS_MAX: usize = 512;
 /// What an attempt has to stop in when its server does. Chosen: the drain's own time is over by then.
 const DRAIN_GRACE: Duration = Duration::from_secs(3);
+/// Beyond its grace, how long an executor may take to come back: it has promised "a few seconds" more.
+/// Chosen: a command takes up to seven to end what it started.
+const EXECUTOR_SLACK: Duration = Duration::from_secs(10);
 /// How often something is tried again that the store has no room for.
 const NO_ROOM_RETRY: Duration = Duration::from_millis(500);
 
@@ -97,6 +100,8 @@ impl Running {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         heartbeat.reset();
         let mut talks = true;
+        let overdue = overdue(&self.stop, &self.hand_back, &self.grace);
+        let mut overdue = std::pin::pin!(overdue);
         let outcome = loop {
             tokio::select! {
                 // A JoinHandle is cancel safe: its outcome is still there next time.
@@ -116,6 +121,15 @@ impl Running {
                 () = self.hand_back.cancelled(), if self.stop.cause().is_none() => {
                     self.grace.shorten(DRAIN_GRACE);
                     self.stop.stop(StopCause::Drain);
+                }
+                () = &mut overdue => {
+                    tracing::error!(
+                        job = %self.lease.key.id,
+                        attempt = self.lease.attempt,
+                        "the executor does not come back: it is left behind"
+                    );
+                    work.abort();
+                    break Ok(Outcome::Cancelled);
                 }
             }
         };
@@ -200,6 +214,21 @@ impl Retry {
 
     async fn wait(&self) {
         tokio::time::sleep(NO_ROOM_RETRY).await;
+    }
+}
+
+/// Comes when an executor that was told to stop has broken its promise to come back: the job, and a
+/// drain, do not wait for it for ever.
+async fn overdue(stop: &StopSignal, hand_back: &CancellationToken, grace: &Grace) {
+    stop.token().cancelled().await;
+    let drained = async {
+        hand_back.cancelled().await;
+        tokio::time::sleep(DRAIN_GRACE + EXECUTOR_SLACK).await;
+    };
+    tokio::select! {
+        // Whichever comes first; the other one is not needed any more.
+        () = tokio::time::sleep(grace.get() + EXECUTOR_SLACK) => {}
+        () = drained => {}
     }
 }
 

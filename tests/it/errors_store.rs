@@ -1,0 +1,133 @@
+//! A server on a store that fails on demand: real gRPC, a real store, and one lie in between.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use pacenote::config::TypeSettings;
+use pacenote::grpc;
+use pacenote::job::JobState;
+use pacenote::job::limits::{LOG_BYTES_DEFAULT, WATCHERS_DEFAULT};
+use pacenote::job::name::{JobKey, Lane, Name};
+use pacenote::job::time::{SystemClock, Timestamp};
+use pacenote::job::{Job, JobSnapshot};
+use pacenote::queue::{JobQueue, KnownType, QueueSettings};
+use pacenote::store::sqlite::SqliteStore;
+use pacenote::store::{
+    Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, Purge, Purged, StoreError, View,
+};
+use tokio::net::TcpListener;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::harness::{Client, connect};
+
+/// The failure after which a store is not trusted any more.
+pub(crate) fn fault() -> StoreError {
+    StoreError::Failed("this test's fault".to_owned())
+}
+
+struct Faulty {
+    store: SqliteStore,
+    next: Arc<Mutex<Option<StoreError>>>,
+}
+
+#[async_trait]
+impl JobStore for Faulty {
+    async fn commit(&self, group: Group) -> Result<Committed, StoreError> {
+        let fails = self.next.lock().expect("not poisoned").take();
+        match fails {
+            Some(error) => Err(error),
+            None => self.store.commit(group).await,
+        }
+    }
+
+    async fn job(&self, key: &JobKey, view: View) -> Result<Option<JobSnapshot>, StoreError> {
+        self.store.job(key, view).await
+    }
+
+    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Job>>, StoreError> {
+        self.store.list(query).await
+    }
+
+    async fn log(&self, key: &JobKey, range: LogRange) -> Result<Option<LogPart>, StoreError> {
+        self.store.log(key, range).await
+    }
+
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, StoreError> {
+        self.store.due(now, limit).await
+    }
+
+    async fn leases_ended(
+        &self,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(JobKey, u32)>, StoreError> {
+        self.store.leases_ended(before, limit).await
+    }
+
+    async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, StoreError> {
+        self.store.depths().await
+    }
+
+    async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, StoreError> {
+        self.store.purge(purge).await
+    }
+
+    fn secret(&self) -> [u8; 32] {
+        self.store.secret()
+    }
+
+    async fn tidy(&self) -> Result<u64, StoreError> {
+        self.store.tidy().await
+    }
+
+    async fn close(&self) {
+        self.store.close().await;
+    }
+}
+
+/// A server without a pool, whose store fails when it is told to. Serves the job type `any`.
+pub(crate) struct FaultyServer {
+    pub(crate) client: Client,
+    next: Arc<Mutex<Option<StoreError>>>,
+    _serving: AbortOnDropHandle<Result<(), tonic::transport::Error>>,
+}
+
+impl FaultyServer {
+    pub(crate) async fn start(dir: &Path) -> Self {
+        let next = Arc::new(Mutex::new(None));
+        let store = Faulty {
+            store: SqliteStore::open(&dir.join("faulty.db"))
+                .await
+                .expect("a new store"),
+            next: Arc::clone(&next),
+        };
+        let any = KnownType {
+            settings: TypeSettings::default(),
+            check: Arc::new(|_| Ok(())),
+        };
+        let settings = QueueSettings {
+            types: [(Name::of("any"), any)].into(),
+            log_bytes_max: LOG_BYTES_DEFAULT,
+            watchers_max: WATCHERS_DEFAULT,
+        };
+        let clock = Arc::new(SystemClock::new());
+        let queue = JobQueue::open(Arc::new(store), clock, settings).await;
+        let (_, health) = tonic_health::server::health_reporter();
+        let routes = grpc::routes(queue.expect("it opens"), health).expect("it builds");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let serving = tonic::transport::Server::builder().add_routes(routes);
+        let serving = tokio::spawn(serving.serve_with_incoming(incoming));
+        Self {
+            client: connect(&address).await,
+            next,
+            _serving: AbortOnDropHandle::new(serving),
+        }
+    }
+
+    pub(crate) fn fail_next_commit(&self, error: StoreError) {
+        *self.next.lock().expect("not poisoned") = Some(error);
+    }
+}

@@ -1,0 +1,262 @@
+//! What the pool runs at once, in which order, and what handlers see of their jobs.
+
+use std::sync::Arc;
+
+use futures_util::future::{BoxFuture, join_all};
+use pacenote::executor::handler::{Context, HandlerError, HandlerExecutor};
+use pacenote::executor::{Attempt, Executor};
+use pacenote::job::Outcome;
+use pacenote::job::payload::Payload;
+use pacenote::pb;
+use pacenote::pb::job::State;
+use pacenote::wire;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::sync::watch;
+
+use crate::harness::{
+    Puppets, Setup, TestServer, bad_fields, folder, reason_of, soon, submit_request,
+};
+use crate::life::settings;
+
+/// Attempts that run now, and the most there ever were.
+#[derive(Clone, Copy, Default, Debug)]
+struct Count {
+    now: usize,
+    most: usize,
+}
+
+/// Counts its attempts, of its own type and of all, and holds each until so many ran at once.
+#[derive(Clone)]
+struct Counted {
+    own: Arc<watch::Sender<Count>>,
+    all: Arc<watch::Sender<Count>>,
+    all_at_once: usize,
+}
+
+impl Executor for Counted {
+    fn run(&self, _: Attempt) -> BoxFuture<'static, Outcome> {
+        let Self {
+            own,
+            all,
+            all_at_once,
+        } = self.clone();
+        Box::pin(async move {
+            for count in [&own, &all] {
+                count.send_modify(|count| {
+                    count.now += 1;
+                    count.most = count.most.max(count.now);
+                });
+            }
+            let enough = |count: &Count| count.most >= all_at_once;
+            soon(all.subscribe().wait_for(enough)).await.expect("open");
+            for count in [&own, &all] {
+                count.send_modify(|count| count.now -= 1);
+            }
+            Outcome::Succeeded(None)
+        })
+    }
+}
+
+/// Goal: neither a type nor the pool ever runs more than it may, both bounds are reached, and all jobs
+/// run. Method: forty jobs of two types that hold their places until five run at once.
+#[tokio::test]
+async fn no_more_run_at_once_than_the_type_and_the_pool_allow_and_all_of_them_run() {
+    let dir = folder();
+    let all = Arc::new(watch::Sender::new(Count::default()));
+    let counted = || Counted {
+        own: Arc::new(watch::Sender::new(Count::default())),
+        all: Arc::clone(&all),
+        all_at_once: 5,
+    };
+    let (narrow, wide) = (counted(), counted());
+    let three = settings(|settings| settings.concurrency = Some(3));
+    let setup = Setup::on(dir.path())
+        .config(|config| config.workers = 5)
+        .job_type_with("narrow", three, narrow.clone())
+        .job_type("wide", wide.clone());
+    let server = setup.start().await;
+    let submits = (0..40).map(|number| {
+        let job_type = if number < 20 { "narrow" } else { "wide" };
+        server.submit(submit_request(job_type))
+    });
+    let jobs = join_all(submits).await;
+    for job in jobs {
+        assert_eq!(server.end_of(&job.job_id).await.state(), State::Succeeded);
+    }
+    assert!(narrow.own.borrow().most <= 3, "{:?}", narrow.own.borrow());
+    assert_eq!(all.borrow().most, 5);
+    server.stop().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_full_type_takes_exactly_its_places_and_the_next_job_one_that_is_free() {
+    let dir = folder();
+    let puppets = Puppets::default();
+    let three = settings(|settings| settings.concurrency = Some(3));
+    let setup = Setup::on(dir.path()).job_type_with("puppet", three, puppets.clone());
+    let server = setup.start().await;
+    let jobs = join_all((0..20).map(|_| server.submit(submit_request("puppet")))).await;
+    let mut running = Vec::new();
+    for _ in 0..3 {
+        running.push(puppets.next().await);
+    }
+    for ended in 0..20 {
+        // Whatever was going to begin has begun once the writer has nothing more to do.
+        server.queue.settle().await;
+        assert!(puppets.is_idle().await, "more than three run");
+        running.remove(0).succeed();
+        if ended < 17 {
+            running.push(puppets.next().await);
+        }
+    }
+    for job in jobs {
+        assert_eq!(server.end_of(&job.job_id).await.state(), State::Succeeded);
+    }
+    server.stop().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn higher_priority_runs_first_and_equals_run_in_the_order_they_came() {
+    let dir = folder();
+    let puppets = Puppets::default();
+    let one = settings(|settings| settings.concurrency = Some(1));
+    let setup = Setup::on(dir.path()).job_type_with("puppet", one, puppets.clone());
+    let server = setup.start().await;
+    server.submit(submit_request("puppet")).await;
+    let mut running = puppets.next().await;
+    let mut waiting = Vec::new();
+    for priority in [0, 5, -1_000, 5, 1_000, 0] {
+        let request = pb::SubmitRequest {
+            priority,
+            ..submit_request("puppet")
+        };
+        waiting.push(server.submit(request).await);
+    }
+    for index in [4, 1, 3, 0, 5, 2] {
+        running.succeed();
+        running = puppets.next().await;
+        assert_eq!(
+            running.attempt.key.id.to_string(),
+            waiting[index].job_id,
+            "{index}"
+        );
+    }
+    running.succeed();
+    server.stop().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn everything_of_a_submit_comes_back() {
+    let dir = folder();
+    let (server, puppets) = TestServer::with_puppets(&dir).await;
+    let input = wire::to_payload(Payload::json(&json!({"b": 1.0, "a": "\u{0}é"})).expect("JSON"));
+    let request = pb::SubmitRequest {
+        r#type: "puppet".to_owned(),
+        input: Some(input.clone()),
+        queue: "video/high".to_owned(),
+        idempotency_key: "order 7 \u{0}ü".to_owned(),
+        priority: -7,
+        labels: [("team", "é \u{0}"), ("empty", "")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
+    };
+    let basic = server.submit(request.clone()).await;
+    assert_eq!(basic.input, None, "BASIC");
+    let puppet = puppets.next().await;
+    assert_eq!(puppet.attempt.job_type.as_str(), "puppet");
+    let seen = puppet.attempt.input.clone().expect("an input");
+    assert_eq!(seen.as_bytes(), "{\"a\":\"\\u0000é\",\"b\":1}".as_bytes());
+    let job = server.get(&basic.job_id).await;
+    assert_eq!(job.r#type, request.r#type);
+    assert_eq!(job.input, Some(input));
+    assert_eq!(job.queue, request.queue);
+    assert_eq!(job.labels, request.labels);
+    assert_eq!(job.priority, request.priority);
+    assert_eq!(job.idempotency_key, request.idempotency_key);
+    assert_eq!(job.tenant, "default");
+    let by_queue = pb::ListRequest {
+        queues: vec!["video/high".to_owned()],
+        ..pb::ListRequest::default()
+    };
+    assert_eq!(server.all_jobs(by_queue).await.len(), 1);
+    puppet.succeed();
+    server.stop().await.expect("a clean end");
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Resize {
+    width: u32,
+    name: String,
+}
+
+#[derive(Serialize)]
+struct Resized {
+    pixels: u64,
+    file: String,
+}
+
+#[tokio::test]
+async fn a_handler_typed_by_serde_is_called_with_its_input_and_answers_its_result() {
+    let dir = folder();
+    let resize = HandlerExecutor::new(|_: Context, input: Resize| async move {
+        Ok::<_, HandlerError>(Resized {
+            pixels: u64::from(input.width) * u64::from(input.width),
+            file: format!("{}.png", input.name),
+        })
+    });
+    let server = Setup::on(dir.path())
+        .job_type("resize", resize)
+        .start()
+        .await;
+    let submit = |input: serde_json::Value| pb::SubmitRequest {
+        input: Some(wire::to_payload(Payload::json(&input).expect("JSON"))),
+        ..submit_request("resize")
+    };
+    let job = server
+        .submit(submit(json!({"width": 20, "name": "cat"})))
+        .await;
+    let end = server.end_of(&job.job_id).await;
+    let expected = Payload::json(&json!({"pixels": 400, "file": "cat.png"})).expect("JSON");
+    assert_eq!(end.result, Some(wire::to_payload(expected)));
+
+    for (input, field) in [
+        (json!({"width": -1, "name": "cat"}), "input.width"),
+        (
+            json!({"width": 1, "name": "cat", "hight": 2}),
+            "input.hight",
+        ),
+        (json!([]), "input"),
+    ] {
+        let refused = server.client.clone().submit(submit(input)).await;
+        let refused = refused.expect_err("not as the type needs it");
+        assert_eq!(reason_of(&refused).1, "INVALID_FIELD");
+        assert_eq!(bad_fields(&refused), [field]);
+    }
+    server.stop().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn an_integer_that_json_cannot_hold_fails_the_job_instead_of_changing() {
+    let dir = folder();
+    let ids = HandlerExecutor::new(|_: Context, above: bool| async move {
+        Ok::<u64, HandlerError>((1 << 53) + u64::from(above))
+    });
+    let server = Setup::on(dir.path()).job_type("ids", ids).start().await;
+    for (above, state) in [(false, State::Succeeded), (true, State::Failed)] {
+        let input = Payload::json(&json!(above)).expect("JSON");
+        let request = pb::SubmitRequest {
+            input: Some(wire::to_payload(input)),
+            ..submit_request("ids")
+        };
+        let job = server.submit(request).await;
+        let end = server.end_of(&job.job_id).await;
+        assert_eq!(end.state(), state);
+        if let Some(error) = end.error {
+            assert_eq!(error.reason, "RESULT_INVALID");
+            assert!(error.message.contains("9007199254740993"), "{error:?}");
+        }
+    }
+    server.stop().await.expect("a clean end");
+}
