@@ -19,6 +19,8 @@ pub(crate) struct History {
     pub(crate) cancels: Vec<(String, JobState)>,
     /// Job and sequences of every watch that came to its end.
     pub(crate) watches: Vec<(String, Vec<i64>)>,
+    /// What was refused that should not have been.
+    pub(crate) refusals: Vec<String>,
     /// What the programs wrote, in the order in which they wrote it.
     pub(crate) lines: Vec<Line>,
 }
@@ -44,7 +46,7 @@ pub(crate) struct Line {
 impl History {
     /// Every rule that is broken, in words.
     pub(crate) fn violations(&self) -> Vec<String> {
-        let mut violations = Vec::new();
+        let mut violations = self.refusals.clone();
         self.check_submits(&mut violations);
         for (id, job) in &self.jobs {
             check_log(id, job, &mut violations);
@@ -185,6 +187,7 @@ mod tests {
             submits: vec![("ka".to_owned(), "a".to_owned())],
             cancels: vec![("b".to_owned(), JobState::Cancelling)],
             watches: vec![("a".to_owned(), (1..=7).collect())],
+            refusals: vec![],
             lines: vec![line("start", 1), line("start", 2), line("end", 2)],
         }
     }
