@@ -206,7 +206,9 @@ mod tests {
             }),
             ("a key made two jobs", |h| h.job("b").key = "ka".to_owned()),
             ("a job never ends", |h| h.job("a").state = JobState::Running),
-            ("a hole in a log", |h| drop(h.job("a").log.remove(3))),
+            ("a hole in a log", |h| {
+                h.job("a").log.remove(3);
+            }),
             ("an event twice", |h| h.job("a").log.insert(3, (3, None))),
             ("two ends", |h| h.job("a").log[4].1 = Some(JobState::Failed)),
             ("an end that is not the last event", |h| {
@@ -219,7 +221,9 @@ mod tests {
             ("a cancel that was forgotten", |h| {
                 h.cancels.push(("a".to_owned(), JobState::Cancelling));
             }),
-            ("a hole in a watch", |h| drop(h.watches[0].1.remove(2))),
+            ("a hole in a watch", |h| {
+                h.watches[0].1.remove(2);
+            }),
             ("two attempts at once", |h| h.lines.swap(0, 1)),
             ("an attempt that ran twice", |h| {
                 h.lines.push(h.lines[1].clone());
