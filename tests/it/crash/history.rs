@@ -19,6 +19,8 @@ pub(crate) struct History {
     pub(crate) cancels: Vec<(String, JobState)>,
     /// Job and sequences of every watch that came to its end.
     pub(crate) watches: Vec<(String, Vec<i64>)>,
+    /// What was refused that should not have been.
+    pub(crate) refusals: Vec<String>,
     /// What the programs wrote, in the order in which they wrote it.
     pub(crate) lines: Vec<Line>,
 }
@@ -44,7 +46,7 @@ pub(crate) struct Line {
 impl History {
     /// Every rule that is broken, in words.
     pub(crate) fn violations(&self) -> Vec<String> {
-        let mut violations = Vec::new();
+        let mut violations = self.refusals.clone();
         self.check_submits(&mut violations);
         for (id, job) in &self.jobs {
             check_log(id, job, &mut violations);
@@ -185,6 +187,7 @@ mod tests {
             submits: vec![("ka".to_owned(), "a".to_owned())],
             cancels: vec![("b".to_owned(), JobState::Cancelling)],
             watches: vec![("a".to_owned(), (1..=7).collect())],
+            refusals: vec![],
             lines: vec![line("start", 1), line("start", 2), line("end", 2)],
         }
     }
@@ -203,7 +206,9 @@ mod tests {
             }),
             ("a key made two jobs", |h| h.job("b").key = "ka".to_owned()),
             ("a job never ends", |h| h.job("a").state = JobState::Running),
-            ("a hole in a log", |h| drop(h.job("a").log.remove(3))),
+            ("a hole in a log", |h| {
+                h.job("a").log.remove(3);
+            }),
             ("an event twice", |h| h.job("a").log.insert(3, (3, None))),
             ("two ends", |h| h.job("a").log[4].1 = Some(JobState::Failed)),
             ("an end that is not the last event", |h| {
@@ -216,7 +221,9 @@ mod tests {
             ("a cancel that was forgotten", |h| {
                 h.cancels.push(("a".to_owned(), JobState::Cancelling));
             }),
-            ("a hole in a watch", |h| drop(h.watches[0].1.remove(2))),
+            ("a hole in a watch", |h| {
+                h.watches[0].1.remove(2);
+            }),
             ("two attempts at once", |h| h.lines.swap(0, 1)),
             ("an attempt that ran twice", |h| {
                 h.lines.push(h.lines[1].clone());

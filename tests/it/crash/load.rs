@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pacenote::client::{Client, Update, WatchOptions};
+use pacenote::client::{Client, ClientError, Update, WatchOptions};
 use pacenote::job::JobState;
 use pacenote::pb;
 use rand::rngs::SmallRng;
@@ -112,12 +112,16 @@ impl One {
     /// Until it is acknowledged, however often the server dies.
     async fn submit(&self, request: &pb::SubmitRequest) -> String {
         loop {
-            if let Ok(answer) = self.client.submit(request.clone()).await {
-                let id = answer.job.expect("a job").job_id;
-                let mut told = self.told.lock().expect("no panic");
-                let key = request.idempotency_key.clone();
-                told.submits.push((key, id.clone()));
-                return id;
+            let key = request.idempotency_key.clone();
+            match self.client.submit(request.clone()).await {
+                Ok(answer) => {
+                    let id = answer.job.expect("a job").job_id;
+                    let mut told = self.told.lock().expect("no panic");
+                    told.submits.push((key, id.clone()));
+                    return id;
+                }
+                Err(error) if is_refusal(&error) => note(&self.told, "submit", &key, &error),
+                Err(_) => {}
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -127,10 +131,14 @@ impl One {
 async fn cancel(client: Client, id: String, pause: Duration, told: Arc<Mutex<History>>) {
     tokio::time::sleep(pause).await;
     loop {
-        if let Ok(job) = client.cancel(&id, "enough").await {
-            let state = state(job.state());
-            told.lock().expect("no panic").cancels.push((id, state));
-            return;
+        match client.cancel(&id, "enough").await {
+            Ok(job) => {
+                let state = state(job.state());
+                told.lock().expect("no panic").cancels.push((id, state));
+                return;
+            }
+            Err(error) if is_refusal(&error) => return note(&told, "cancel", &id, &error),
+            Err(_) => {}
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -144,14 +152,25 @@ async fn watch(client: Client, id: String, told: Arc<Mutex<History>>) {
     let mut watch = client.watch(&id, options);
     let mut sequences = Vec::new();
     while let Some(update) = watch.next().await {
-        match update.expect("a watch outlives its server") {
-            Update::Event(event) => sequences.push(event.sequence),
-            Update::Finished(_) => break,
-            _ => {}
+        match update {
+            Ok(Update::Event(event)) => sequences.push(event.sequence),
+            Ok(Update::Finished(_)) => break,
+            Ok(_) => {}
+            Err(error) => return note(&told, "watch", &id, &error),
         }
     }
     let mut told = told.lock().expect("no panic");
     told.watches.push((id, sequences));
+}
+
+/// Whether the server said no, which no death of it excuses.
+fn is_refusal(error: &ClientError) -> bool {
+    matches!(error, ClientError::Refused(_))
+}
+
+fn note(told: &Mutex<History>, what: &str, of: &str, error: &ClientError) {
+    let refusal = format!("{of}: {what}: {error}");
+    told.lock().expect("no panic").refusals.push(refusal);
 }
 
 pub(crate) fn state(state: pb::job::State) -> JobState {

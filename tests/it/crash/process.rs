@@ -1,6 +1,7 @@
 //! The real binary as a process, to be killed and started again on the same store and address.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -28,7 +29,7 @@ pub(crate) struct Process {
     child: Child,
     pub(crate) address: String,
     pub(crate) begun: Instant,
-    log: std::thread::JoinHandle<String>,
+    log: Option<std::thread::JoinHandle<String>>,
 }
 
 impl Start {
@@ -64,6 +65,8 @@ impl Start {
             .args(&self.flags)
             .current_dir(&self.folder)
             .stderr(Stdio::piped())
+            // A group of its own, so that what stands before the binary goes with it.
+            .process_group(0)
             .spawn()
             .expect("the binary is there");
         let stderr = child.stderr.take().expect("a pipe");
@@ -82,7 +85,7 @@ impl Start {
                     child,
                     address,
                     begun,
-                    log,
+                    log: Some(log),
                 });
             }
             said.push_str(&line);
@@ -93,6 +96,17 @@ impl Start {
 
     pub(crate) fn start(&self) -> Process {
         self.spawn().unwrap_or_else(|ended| panic!("{ended:?}"))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let group = i32::try_from(self.child.id()).expect("a pid");
+            // It may have ended by itself: fine.
+            let _ = nix::sys::signal::killpg(Pid::from_raw(group), Signal::SIGKILL);
+            let _ = self.child.wait();
+        }
     }
 }
 
@@ -118,11 +132,18 @@ impl Process {
 
     /// Waits for its end, and answers what it logged.
     pub(crate) async fn end(mut self) -> (ExitStatus, String) {
-        let waiting = tokio::task::spawn_blocking(move || {
-            let status = self.child.wait().expect("it ends");
-            (status, self.log.join().expect("no panic"))
-        });
-        soon(waiting).await.expect("no panic")
+        let status = soon(async {
+            loop {
+                if let Some(status) = self.child.try_wait().expect("it is ours") {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        })
+        .await;
+        let log = self.log.take().expect("it is read once");
+        let log = soon(tokio::task::spawn_blocking(|| log.join())).await;
+        (status, log.expect("no panic").expect("no panic"))
     }
 
     pub(crate) async fn client(&self) -> Client {
