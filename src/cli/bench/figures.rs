@@ -111,7 +111,11 @@ impl Course {
     /// Durable submits of jobs that wait, or that run meanwhile.
     pub(super) async fn submits(&self, report: &Report, run: bool) -> anyhow::Result<()> {
         let (name, what, job_type) = if run {
-            ("submit-run", "Submit, 64 in flight, jobs run", subject::NOOP)
+            (
+                "submit-run",
+                "Submit, 64 in flight, jobs run",
+                subject::NOOP,
+            )
         } else {
             ("submit", "Submit, 64 in flight, jobs wait", subject::FULL)
         };
@@ -206,8 +210,14 @@ impl Course {
             target: Target::AtMost(3.0),
             rounds: ratios,
         };
-        report.plain("  echo-1", &Sample::joined(rounds.iter().map(|(e, _, _)| e)))?;
-        report.plain("  fdatasync", &Sample::joined(rounds.iter().map(|(_, d, _)| d)))?;
+        report.plain(
+            "  echo-1",
+            &Sample::joined(rounds.iter().map(|(e, _, _)| e)),
+        )?;
+        report.plain(
+            "  fdatasync",
+            &Sample::joined(rounds.iter().map(|(_, d, _)| d)),
+        )?;
         report.figure(&figure.of(&Sample::joined(rounds.iter().map(|(_, _, s)| s))))?;
         Ok(())
     }
@@ -228,7 +238,9 @@ impl Course {
             let job = client.wait(wait).await?.into_inner().job;
             let began = began_at(job.unwrap_or_default())?;
             let latency = u64::try_from(began - before).context("the clocks disagree")?;
-            sample.latencies.push(micros(Duration::from_micros(latency)));
+            sample
+                .latencies
+                .push(micros(Duration::from_micros(latency)));
             tokio::time::sleep(IDLE).await;
         }
         sample.seconds = start.elapsed().as_secs_f64();
@@ -241,7 +253,9 @@ impl Course {
     pub(super) async fn events(&self, report: &Report) -> anyhow::Result<()> {
         let how_long = self.turn.max(Duration::from_secs(5));
         let mut submit = request(subject::TALK);
-        submit.input = Some(crate::cli::jobs::json_payload(&how_long.as_millis().to_string()));
+        submit.input = Some(crate::cli::jobs::json_payload(
+            &how_long.as_millis().to_string(),
+        ));
         let request = pb::RunRequest {
             submit: Some(submit),
             ..pb::RunRequest::default()
@@ -255,7 +269,10 @@ impl Course {
         let seconds = start.elapsed().as_secs_f64();
         let job = log.last.context("no final snapshot")?;
         ensure!(job.state() == State::Succeeded, "it is {:?}", job.state());
-        ensure!(job.last_sequence == log.sequence, "the end of the log is missing");
+        ensure!(
+            job.last_sequence == log.sequence,
+            "the end of the log is missing"
+        );
         ensure!(job.dropped_log_bytes == 0, "the log's bound was reached");
         let rate = log.outputs as f64 / seconds;
         let cpu = (self.subject.cpu()? - cpu) * 1e6 / log.outputs.max(1) as f64;

@@ -80,9 +80,7 @@ where
     }
     let mut sample = Sample::default();
     while let Some(done) = callers.join_next().await {
-        sample
-            .latencies
-            .extend(done.context("a caller panicked")??);
+        sample.latencies.extend(done.context("a caller panicked")??);
     }
     sample.seconds = start.elapsed().as_secs_f64();
     sample.cpu = subject.cpu()? - cpu;

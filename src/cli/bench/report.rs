@@ -79,7 +79,13 @@ impl Report {
         writeln!(
             std::io::stdout(),
             "{:<14} {:>10} {:>9} {:>9} {:>9} {:>7}  {:<8} what / ceiling",
-            "figure", "rate/s", "p50 ms", "p99 ms", "cpu µs", "ratio", "target"
+            "figure",
+            "rate/s",
+            "p50 ms",
+            "p99 ms",
+            "cpu µs",
+            "ratio",
+            "target"
         )
     }
 
@@ -130,6 +136,9 @@ impl Report {
             });
             return writeln!(out, "{line}");
         }
-        writeln!(out, "{name:<14} {rate:>10.0} {p50:>9.3} {p99:>9.3} {cpu:>9.1}")
+        writeln!(
+            out,
+            "{name:<14} {rate:>10.0} {p50:>9.3} {p99:>9.3} {cpu:>9.1}"
+        )
     }
 }
