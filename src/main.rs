@@ -6,6 +6,10 @@ use clap::Parser;
 
 use pacenote::cli::{Cli, run, say};
 
+/// A server is many small allocations that end on another thread than they began on.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(code) => code,

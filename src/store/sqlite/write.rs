@@ -5,6 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::TryStreamExt;
+use sqlx::Executor;
 use sqlx::sqlite::SqliteConnection;
 
 use crate::job::name::{JobKey, Name};
@@ -268,7 +270,7 @@ impl Writer {
         let payloads = RowSet::of_payloads(&plan.payloads);
         let segments = RowSet::of_segments(&plan.committed.published, &plan.positions);
         let depths = RowSet::of_depths(&plan.committed.depth_changes);
-        let written = sqlx::query(WRITE_GROUP)
+        let group = sqlx::query(WRITE_GROUP)
             .bind(inserts.rows)
             .bind(inserts.arena)
             .bind(updates.rows)
@@ -279,11 +281,13 @@ impl Writer {
             .bind(segments.rows)
             .bind(segments.arena)
             .bind(depths.rows)
-            .bind(plan.next_position)
-            .execute(&mut self.connection)
-            .await;
+            .bind(plan.next_position);
+        // Its first word is its last: the statement is done, and committed. To wait for the end of the
+        // stream as well, as `execute` does, is another trip to SQLite's thread.
+        let written = self.connection.fetch_many(group).try_next().await;
         match written {
-            Ok(_) => Ok(()),
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(store_error(sqlx::Error::WorkerCrashed)),
             Err(error) => Err(self.roll_back(error).await),
         }
     }
