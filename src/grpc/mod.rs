@@ -8,8 +8,9 @@ mod status;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::stream::{self, Stream};
+use futures_util::stream;
 use prost::Message;
+use tokio_stream::Stream;
 use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
