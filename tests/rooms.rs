@@ -45,7 +45,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 /// Parts of a room with arrows of their own: narrower or, with a reason, wider than the room's.
 const PARTS: &[(&str, &[&str])] = &[
     ("cli/jobs", &["cli", "client", "pb"]),
-    // Its default address is the configuration's.
+    // It reads a duration as the configuration does.
     ("cli/health", &["cli", "pb", "config"]),
 ];
 

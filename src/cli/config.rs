@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use crate::cli::exit::{Exit, Failure};
+use crate::cli::exit::Failure;
 use crate::cli::serve::ServeArgs;
 use crate::cli::{say, to_stdout};
 use crate::config::listen;

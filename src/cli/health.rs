@@ -11,8 +11,8 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::jobs::{escape, server_default};
-use crate::cli::to_stdout;
+use crate::cli::jobs::escape;
+use crate::cli::{server_default, to_stdout};
 use crate::config::value;
 
 /// Whom to ask.

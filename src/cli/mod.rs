@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::cli::exit::{Exit, Failure};
+use crate::config::settings::LISTEN_DEFAULT;
 
 const TEMPLATE: &str = "\
 {about}
@@ -117,6 +118,15 @@ pub(crate) fn to_stdout(text: &str) -> Result<(), Failure> {
             Err(Failure::new(Exit::Failed, format!("stdout: {error}")))
         }
         _ => Ok(()),
+    }
+}
+
+/// The server where `--server` names none. Not clap's `env`: to it, a variable that is set to nothing,
+/// as scripts and compose files leave them, would be an address.
+pub(crate) fn server_default() -> String {
+    match std::env::var_os("PACENOTE_SERVER") {
+        Some(server) if !server.is_empty() => server.to_string_lossy().into_owned(),
+        _ => LISTEN_DEFAULT.to_owned(),
     }
 }
 

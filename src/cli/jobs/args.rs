@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::config::settings::LISTEN_DEFAULT;
+use crate::cli::server_default;
 use crate::pb::job::State;
 
 /// What every help of these commands ends with.
@@ -72,15 +72,6 @@ impl JobsCommand {
             Self::Cancel(args) => &args.common,
             Self::Events(args) => &args.common,
         }
-    }
-}
-
-/// The server where `--server` names none. Not clap's `env`: to it, a variable that is set to nothing,
-/// as scripts and compose files leave them, would be an address.
-pub(crate) fn server_default() -> String {
-    match std::env::var_os("PACENOTE_SERVER") {
-        Some(server) if !server.is_empty() => server.to_string_lossy().into_owned(),
-        _ => LISTEN_DEFAULT.to_owned(),
     }
 }
 

@@ -17,7 +17,6 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-pub(crate) use args::server_default;
 pub use args::{
     CancelArgs, Common, EventsArgs, GetArgs, JobsCommand, ListArgs, StateArg, SubmitArgs, WaitArgs,
     WatchArgs,
