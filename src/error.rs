@@ -119,6 +119,9 @@ pub enum Unavailable {
     /// The server is about to stop.
     #[error("the server is draining")]
     Draining,
+    /// Another program holds the store's database: nothing was stored.
+    #[error("the store is in use by another program")]
+    StoreBusy,
     /// The store failed while this was being written: it may or may not have happened.
     #[error("the store failed: whether this was stored is not known")]
     OutcomeUnknown,
@@ -152,6 +155,14 @@ impl Error {
     pub fn draining() -> Self {
         Self::Unavailable {
             reason: Unavailable::Draining,
+            retry_after: Duration::from_secs(1),
+        }
+    }
+
+    /// Another program holds the store's database.
+    pub fn store_busy() -> Self {
+        Self::Unavailable {
+            reason: Unavailable::StoreBusy,
             retry_after: Duration::from_secs(1),
         }
     }

@@ -58,7 +58,7 @@ async fn sweep_leases(queue: JobQueue) {
         }
         last = now;
         if now >= spared_until
-            && let Ok(swept @ 1..) = queue.sweep_leases(now).await
+            && let Ok(swept @ 1..) = queue.sweep_lost_leases(now).await
         {
             tracing::warn!(swept, "leases ended without a word from their workers");
         }

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::executor::reporter::Reporter;
@@ -58,6 +59,8 @@ pub struct Attempt {
     pub stop: CancellationToken,
     /// How long it may take to stop once told to.
     pub grace: Grace,
+    /// Threads that it may block: whatever else runs beside it does not run there.
+    pub quarters: Handle,
 }
 
 /// How long an attempt may take to stop once told to. Read when it is told, because a drain leaves less

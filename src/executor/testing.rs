@@ -49,6 +49,7 @@ impl Harness {
             reporter,
             stop: stop.clone(),
             grace: Grace::new(Duration::from_secs(5)),
+            quarters: tokio::runtime::Handle::current(),
         };
         let heard = Arc::new(Mutex::new(Vec::new()));
         let (told, count) = watch::channel(0);

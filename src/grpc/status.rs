@@ -99,6 +99,7 @@ fn limit_reason(limit: &Limit) -> &'static str {
 fn unavailable_reason(reason: &Unavailable) -> &'static str {
     match reason {
         Unavailable::Draining => "SERVER_DRAINING",
+        Unavailable::StoreBusy => "STORE_BUSY",
         Unavailable::OutcomeUnknown => "OUTCOME_UNKNOWN",
     }
 }

@@ -77,6 +77,13 @@ impl Attempts {
         }
     }
 
+    /// Whether an attempt is one of them.
+    pub(super) fn is_alive(&self, key: &JobKey, attempt: u32) -> bool {
+        self.lock()
+            .get(key)
+            .is_some_and(|(live, _)| *live == attempt)
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<JobKey, (u32, StopSignal)>> {
         // Nothing in here can be left half done by a panic.
         self.live.lock().unwrap_or_else(PoisonError::into_inner)

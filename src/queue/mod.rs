@@ -150,7 +150,18 @@ impl JobQueue {
         });
         shared.writer.close();
         let queue = Self { shared, requests };
-        while queue.sweep_leases(Timestamp::from_micros(i64::MAX)).await? > 0 {}
+        loop {
+            match queue.sweep_leases(Timestamp::from_micros(i64::MAX)).await {
+                Ok(0) => break,
+                Ok(_) => {}
+                // Reads go on while there is no room; these leases are swept once there is.
+                Err(error @ Error::Exhausted { .. }) => {
+                    tracing::warn!(%error, "attempts of the server before this one are not ended yet");
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
         Ok(queue)
     }
 
@@ -348,14 +359,35 @@ impl JobQueue {
         self.shared.due_changed.notified().await;
     }
 
-    /// Ends attempts whose lease ended before `before`, by the steady clock. Answers how many.
+    /// Ends attempts whose lease ended before `before`, by the steady clock, whoever holds it. Answers
+    /// how many.
     ///
     /// # Errors
     /// Where the store cannot be read or written.
     pub async fn sweep_leases(&self, before: Timestamp) -> Result<usize, Error> {
+        self.sweep(before, |_, _| true).await
+    }
+
+    /// The same, but for attempts that live in this process: they are not lost, whatever kept their
+    /// heartbeats from being stored, and must not run beside a next one.
+    ///
+    /// # Errors
+    /// Where the store cannot be read or written.
+    pub async fn sweep_lost_leases(&self, before: Timestamp) -> Result<usize, Error> {
+        let attempts = &self.shared.attempts;
+        self.sweep(before, |key, attempt| !attempts.is_alive(key, attempt))
+            .await
+    }
+
+    async fn sweep(
+        &self,
+        before: Timestamp,
+        is_lost: impl Fn(&JobKey, u32) -> bool,
+    ) -> Result<usize, Error> {
         let ended = self.shared.store.leases_ended(before, SWEEP_MAX).await?;
         let entries: Vec<Entry> = ended
             .into_iter()
+            .filter(|(key, attempt)| is_lost(key, *attempt))
             .map(|(key, attempt)| Entry::Change {
                 key,
                 change: Change::Lose { attempt },

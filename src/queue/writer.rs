@@ -5,16 +5,17 @@
 //! all the same.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::events::News;
-use crate::job::JobState;
 use crate::job::limits::LEASE;
 use crate::job::name::Name;
 use crate::job::time::Timestamp;
+use crate::job::{Change, JobState};
 use crate::queue::Shared;
 use crate::queue::attempts::StopSignal;
 use crate::queue::places::{Places, Waiting};
@@ -27,6 +28,9 @@ use crate::store::{
 pub(super) const GROUP_ENTRIES_MAX: usize = 512;
 /// Payload bytes of one group.
 const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// How long after a claim that failed the next one is tried: a full disk does not knock when it has room.
+const CLAIM_RETRY: Duration = Duration::from_millis(500);
 
 /// What the writer is asked to do.
 pub(super) enum Request {
@@ -77,8 +81,9 @@ pub(super) struct Writer {
     requests: mpsc::Receiver<Request>,
     waiting: Waiting,
     gate: ProgressGate,
-    /// The last commit let jobs wait, or claimed some: there may be more to claim at once.
-    look_again: bool,
+    /// When there may be more to claim although nobody knocks: at once after a commit that let jobs
+    /// wait, claimed some, or had no use for a place; a moment later after one that failed.
+    look_again_at: Option<Timestamp>,
 }
 
 /// What a group is made of, before the store has seen it.
@@ -106,7 +111,7 @@ impl Writer {
             requests,
             waiting,
             gate: ProgressGate::default(),
-            look_again: true,
+            look_again_at: Some(Timestamp::default()),
         }
     }
 
@@ -123,12 +128,13 @@ impl Writer {
     /// Waits for the first request, or for held progress to be due, and takes what else is there.
     async fn next_batch(&mut self) -> Option<Batch> {
         let mut batch = Batch::default();
-        let first = match self.gate.next_due() {
-            _ if std::mem::take(&mut self.look_again) => self.requests.try_recv().ok(),
+        let due_at = [self.gate.next_due(), self.look_again_at];
+        let first = match due_at.into_iter().flatten().min() {
             None => Some(self.requests.recv().await?),
             Some(due_at) => {
                 let wait = due_at.since(self.shared.clock.steady());
                 tokio::select! {
+                    biased;
                     // recv() is cancel safe: no request is lost.
                     request = self.requests.recv() => Some(request?),
                     () = tokio::time::sleep_until(Instant::now() + wait) => None,
@@ -136,6 +142,7 @@ impl Writer {
             }
         };
         let now = self.shared.clock.steady();
+        self.look_again_at = self.look_again_at.filter(|at| *at > now);
         let mut next = first;
         while let Some(request) = next {
             self.add(&mut batch, request, now);
@@ -157,9 +164,10 @@ impl Writer {
                 share,
             } => {
                 let first = batch.slots;
-                for entry in entries {
+                for mut entry in entries {
                     let slot = Some(batch.slots);
                     batch.slots += 1;
+                    renew(&mut entry, now);
                     self.gate.admit(entry, slot, now, &mut batch.entries);
                 }
                 batch.bytes += bytes;
@@ -201,6 +209,10 @@ impl Writer {
         pool: Option<&Pool>,
     ) -> Result<(), StoreError> {
         let (entries, slots): (Vec<Entry>, Vec<Option<usize>>) = batch.entries.into_iter().unzip();
+        let (had_entries, claims) = (
+            !entries.is_empty(),
+            !demand.is_empty() || !hand_overs.is_empty(),
+        );
         let held: Vec<Entry> = entries
             .iter()
             .zip(&slots)
@@ -219,8 +231,12 @@ impl Writer {
         };
         match self.shared.store.commit(group).await {
             Ok(committed) => {
-                give_back_unused(pool, &demand, hand_overs, &committed.claimed);
+                let unused = give_back_unused(pool, &demand, hand_overs, &committed.claimed);
                 self.after_commit(&committed);
+                if had_entries && unused > 0 {
+                    // Whom the place was for was touched by the same group: it may be for another one.
+                    self.look_again_at = Some(Timestamp::default());
+                }
                 let mut answers = vec![Answer::Held; batch.slots];
                 for (slot, reply) in slots.into_iter().zip(committed.replies) {
                     if let Some(slot) = slot {
@@ -233,12 +249,11 @@ impl Writer {
             }
             Err(error) => {
                 give_back_unused(pool, &demand, hand_overs, &[]);
-                let to_caller = match &error {
-                    StoreError::DiskFull => Error::disk_full(),
-                    StoreError::Internal(cause) => Error::internal(cause),
-                    StoreError::Failed(_) => Error::outcome_unknown(),
-                };
+                let to_caller = Error::from(error.clone());
                 let now = self.shared.clock.steady();
+                if claims {
+                    self.look_again_at = Some(now.after(CLAIM_RETRY));
+                }
                 for entry in held {
                     self.gate.take_back(entry, now);
                 }
@@ -248,7 +263,7 @@ impl Writer {
                 answer(batch.replies, &mut [], Some(&to_caller));
                 match error {
                     StoreError::Failed(_) => Err(error),
-                    StoreError::DiskFull | StoreError::Internal(_) => Ok(()),
+                    StoreError::DiskFull | StoreError::Busy | StoreError::Internal(_) => Ok(()),
                 }
             }
         }
@@ -281,8 +296,11 @@ impl Writer {
     fn after_commit(&mut self, committed: &Committed) {
         self.waiting.moved(&committed.depth_changes);
         let mut moved = committed.depth_changes.iter();
-        self.look_again = !committed.claimed.is_empty()
+        let more = !committed.claimed.is_empty()
             || moved.any(|(_, state, by)| *state == JobState::Queued && *by > 0);
+        if more {
+            self.look_again_at = Some(Timestamp::default());
+        }
         for published in &committed.published {
             let job = &published.job;
             self.gate.committed(job);
@@ -350,14 +368,14 @@ impl Writer {
     }
 }
 
-/// Gives back the places that were taken for jobs that were not claimed after all.
+/// Gives back the places that were taken for jobs that were not claimed after all. Answers how many.
 fn give_back_unused(
     pool: Option<&Pool>,
     demand: &[Demand],
     hand_overs: Vec<Name>,
     claimed: &[Claimed],
-) {
-    let Some(pool) = pool else { return };
+) -> usize {
+    let Some(pool) = pool else { return 0 };
     let mut unused = hand_overs;
     for demand in demand {
         unused.extend(std::iter::repeat_n(
@@ -371,8 +389,20 @@ fn give_back_unused(
             unused.swap_remove(index);
         }
     }
-    for job_type in unused {
-        pool.places.give_back(&job_type);
+    for job_type in &unused {
+        pool.places.give_back(job_type);
+    }
+    unused.len()
+}
+
+/// A lease is renewed from when the writer sees the report: one that had to wait renews no less.
+fn renew(entry: &mut Entry, now: Timestamp) {
+    if let Entry::Change {
+        change: Change::Report { lease_until, .. },
+        ..
+    } = entry
+    {
+        *lease_until = (*lease_until).max(now.after(LEASE));
     }
 }
 

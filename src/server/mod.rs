@@ -191,7 +191,10 @@ impl Server {
         set_health(&health, false).await;
         queue.drain();
         let failure = match failure {
-            Some(failure) => Some(failure),
+            Some(failure) => {
+                parts.abandon().await;
+                Some(failure)
+            }
             None => parts.drain(&queue, self.config.drain_timeout).await,
         };
         stop_serving.cancel();
@@ -298,11 +301,21 @@ impl Parts {
             () = self.pool.drain(timeout) => None,
             failure = queue.failed() => Some(failure),
         };
-        self.stop_duties.cancel();
-        self.duties.close();
-        self.duties.wait().await;
+        end(&self.duties, &self.stop_duties).await;
         failure
     }
+
+    /// Ends everything at once: the store has failed, and nothing can be handed back.
+    async fn abandon(self) {
+        self.pool.abandon().await;
+        end(&self.duties, &self.stop_duties).await;
+    }
+}
+
+async fn end(duties: &TaskTracker, stop: &CancellationToken) {
+    stop.cancel();
+    duties.close();
+    duties.wait().await;
 }
 
 /// Where attempts of commands have their private folders: beside the store, so that the next server on

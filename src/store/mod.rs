@@ -300,6 +300,9 @@ pub enum StoreError {
     /// The disk is full. Nothing was stored; reads go on.
     #[error("the disk is full")]
     DiskFull,
+    /// Somebody else holds the store's database. Nothing was stored; try again.
+    #[error("the database is in use by another program")]
+    Busy,
     /// Our own mistake, or damaged data. Nothing was stored; the store goes on.
     #[error("{0}")]
     Internal(String),
@@ -331,6 +334,7 @@ impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::DiskFull => Self::disk_full(),
+            StoreError::Busy => Self::store_busy(),
             StoreError::Internal(cause) => Self::internal(&cause),
             StoreError::Failed(cause) => {
                 tracing::error!(%cause, "the store has failed");

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::error::{Error, Precondition};
+use crate::error::{Error, Unavailable};
 use crate::executor::reporter::{self, Reports};
 use crate::executor::{Attempt, Executor, Grace};
 use crate::job::event::{ErrorCode, JobError};
@@ -24,8 +24,16 @@ const DRAIN_GRACE: Duration = Duration::from_secs(3);
 /// Beyond its grace, how long an executor may take to come back: it has promised "a few seconds" more.
 /// Chosen: a command takes up to seven to end what it started.
 const EXECUTOR_SLACK: Duration = Duration::from_secs(10);
-/// How often something is tried again that the store has no room for.
-const NO_ROOM_RETRY: Duration = Duration::from_millis(500);
+/// How often something is tried again that the store could not take.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// How often an internal error is taken for one of a single group.
+const INTERNAL_RETRIES: u32 = 5;
+/// How long work that was aborted may take to be dropped.
+const ABORT_WAIT: Duration = Duration::from_secs(1);
+/// How long the hand-back of everything may take at the end of a drain.
+pub(super) const HAND_BACK_MAX: Duration = DRAIN_GRACE
+    .saturating_add(EXECUTOR_SLACK)
+    .saturating_add(Duration::from_secs(3));
 
 /// Runs an attempt to its end, and gives its place back.
 pub(super) async fn run(
@@ -53,23 +61,26 @@ pub(super) async fn run(
         reporter,
         stop: stop.token().clone(),
         grace: grace.clone(),
+        quarters,
     };
     let running = Running {
         queue: queue.clone(),
         lease,
         stop,
         reports,
-        hand_back,
+        unsaid: Vec::new(),
+        retry: Retry::default(),
+        hand_back: hand_back.clone(),
         grace,
         deadline: Instant::now() + job.spec.timeouts.run_timeout.unwrap_or(DURATION_MAX),
     };
     tracing::debug!(job = %job.key.id, attempt = job.attempt, "attempt begins");
-    // In a task of its own, where it may block a thread: storing what it tells must not hold it up.
-    let work = quarters.spawn(executor.run(attempt));
+    // In a task of its own: storing what it tells must not hold it up.
+    let work = tokio::spawn(executor.run(attempt));
     let ended = running.until_end(work).await;
     places.give_back(&job.spec.job_type);
     match ended {
-        Some(ended) => ended.store(&queue).await,
+        Some(ended) => ended.store(&queue, &hand_back).await,
         None => queue.wake().await,
     }
     tracing::debug!(job = %job.key.id, attempt = job.attempt, "attempt ended");
@@ -80,6 +91,9 @@ struct Running {
     lease: Lease,
     stop: StopSignal,
     reports: Reports,
+    /// Reports that the store had no room for: the work waits with them.
+    unsaid: Vec<Report>,
+    retry: Retry,
     hand_back: CancellationToken,
     grace: Grace,
     deadline: Instant,
@@ -100,21 +114,27 @@ impl Running {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         heartbeat.reset();
         let mut talks = true;
-        let overdue = overdue(&self.stop, &self.hand_back, &self.grace);
+        let overdue = overdue(
+            self.stop.clone(),
+            self.hand_back.clone(),
+            self.grace.clone(),
+        );
         let mut overdue = std::pin::pin!(overdue);
         let outcome = loop {
             tokio::select! {
                 // A JoinHandle is cancel safe: its outcome is still there next time.
                 outcome = &mut work => break outcome,
                 // take() is cancel safe: a report is taken or still waits.
-                reports = self.reports.take(REPORTS_MAX), if talks => {
+                reports = self.reports.take(REPORTS_MAX), if talks && !self.retry.is_due() => {
                     talks = !reports.is_empty();
                     if talks {
-                        self.report(reports).await;
+                        self.unsaid = reports;
+                        self.report().await;
                         heartbeat.reset();
                     }
                 }
-                _ = heartbeat.tick() => self.report(Vec::new()).await,
+                () = self.retry.wait(), if self.retry.is_due() => self.report().await,
+                _ = heartbeat.tick() => self.report().await,
                 () = tokio::time::sleep_until(self.deadline), if self.stop.cause().is_none() => {
                     self.stop.stop(StopCause::RunTimeout);
                 }
@@ -129,6 +149,8 @@ impl Running {
                         "the executor does not come back: it is left behind"
                     );
                     work.abort();
+                    // Dropped, it kills what it had started; a thread that is blocked drops nothing.
+                    let _ = tokio::time::timeout(ABORT_WAIT, &mut work).await;
                     break Ok(Outcome::Cancelled);
                 }
             }
@@ -143,31 +165,31 @@ impl Running {
         if cause == Some(StopCause::LeaseLost) {
             return None;
         }
+        let mut reports = self.unsaid;
+        reports.extend(self.reports.close());
         Some(Ended {
-            reports: self.reports.close(),
+            reports,
             outcome: decided(outcome, cause),
             lease: self.lease,
         })
     }
 
-    /// Stores reports, waiting for room where there is none: the work waits with them.
-    async fn report(&self, reports: Vec<Report>) {
-        let mut retry = Retry::default();
-        loop {
-            match self.queue.report(&self.lease, reports.clone()).await {
-                Ok(()) => return,
-                Err(error) if retry.may_heal(&error, &self.lease) => retry.wait().await,
-                Err(_) => {
-                    self.stop.stop(StopCause::LeaseLost);
-                    return;
-                }
+    /// Stores what was not said yet, which may be nothing: then it is a heartbeat.
+    async fn report(&mut self) {
+        match self.queue.report(&self.lease, self.unsaid.clone()).await {
+            Ok(()) => {
+                self.unsaid.clear();
+                self.retry = Retry::default();
             }
+            Err(error) if self.retry.may_heal(&error, &self.lease) => {}
+            Err(_) => self.stop.stop(StopCause::LeaseLost),
         }
     }
 }
 
 impl Ended {
-    async fn store(self, queue: &JobQueue) {
+    /// Stores how it went, however long that takes; but a drain does not wait for it.
+    async fn store(self, queue: &JobQueue, hand_back: &CancellationToken) {
         let mut retry = Retry::default();
         loop {
             let finished = queue
@@ -175,51 +197,63 @@ impl Ended {
                 .await;
             match finished {
                 Ok(job) => return say(&job),
-                Err(error) if retry.may_heal(&error, &self.lease) => retry.wait().await,
+                Err(error) if retry.may_heal(&error, &self.lease) => {}
                 Err(_) => return queue.wake().await,
+            }
+            tokio::select! {
+                () = retry.wait() => {}
+                // The next start finds the attempt as if this process had crashed.
+                () = hand_back.cancelled() => return,
             }
         }
     }
 }
 
-/// Patience with a store that has no room.
+/// Patience with a store that cannot take something now.
 #[derive(Default)]
 struct Retry {
-    said: bool,
+    at: Option<Instant>,
+    failures: u32,
 }
 
 impl Retry {
-    /// Whether the same thing may be stored later. Full disks are freed; everything else stays as it
-    /// is: a lease that is lost, a store that has failed.
+    /// Whether the same thing may be stored later, and if so, when. Full disks are freed and other
+    /// programs let go of the database; of our own mistakes some are of one group only; everything
+    /// else stays as it is: a lease that is lost, a store that has failed.
     fn may_heal(&mut self, error: &Error, lease: &Lease) -> bool {
         let (job, attempt) = (lease.key.id, lease.attempt);
-        match error {
-            Error::Exhausted { .. } => {
-                if !self.said {
-                    tracing::warn!(%job, attempt, %error, "waiting for room to store what it tells");
-                }
-                self.said = true;
-                true
-            }
-            Error::Precondition(Precondition::StaleLease) => {
-                tracing::warn!(%job, attempt, "the lease is lost");
-                false
-            }
-            error => {
-                tracing::error!(%job, attempt, %error, "what it tells cannot be stored");
-                false
-            }
+        let heals = match error {
+            Error::Exhausted { .. }
+            | Error::Unavailable {
+                reason: Unavailable::StoreBusy,
+                ..
+            } => true,
+            Error::Internal { .. } => self.failures < INTERNAL_RETRIES,
+            _ => false,
+        };
+        if !heals {
+            tracing::error!(%job, attempt, %error, "what it tells cannot be stored");
+        } else if self.failures == 0 {
+            tracing::warn!(%job, attempt, %error, "what it tells waits to be stored");
         }
+        self.failures += 1;
+        self.at = heals.then(|| Instant::now() + RETRY_PAUSE);
+        heals
     }
 
+    fn is_due(&self) -> bool {
+        self.at.is_some()
+    }
+
+    /// Waits for the next try.
     async fn wait(&self) {
-        tokio::time::sleep(NO_ROOM_RETRY).await;
+        tokio::time::sleep_until(self.at.unwrap_or_else(Instant::now)).await;
     }
 }
 
 /// Comes when an executor that was told to stop has broken its promise to come back: the job, and a
 /// drain, do not wait for it for ever.
-async fn overdue(stop: &StopSignal, hand_back: &CancellationToken, grace: &Grace) {
+async fn overdue(stop: StopSignal, hand_back: CancellationToken, grace: Grace) {
     stop.token().cancelled().await;
     let drained = async {
         hand_back.cancelled().await;

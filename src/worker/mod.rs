@@ -18,6 +18,14 @@ use crate::executor::Executor;
 use crate::job::name::Name;
 use crate::queue::{Handed, JobQueue, Places};
 
+/// Threads for handlers: one a place, so that as many as run may block, up to this. Chosen: beyond it
+/// handlers that block should do so on threads of their own.
+const THREADS_MAX: usize = 64;
+
+/// What attempts get to stop in once the store has failed. Chosen: whoever waits for the end of this
+/// process, to start the next one, should not wait long.
+const ABANDON_WAIT: Duration = Duration::from_millis(300);
+
 /// What a pool is made of.
 pub struct PoolSettings {
     /// What runs each type.
@@ -68,7 +76,9 @@ impl Pool {
             let most = concurrency.get(job_type).copied().unwrap_or(workers);
             (job_type.clone(), most.min(workers))
         });
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let quarters = Builder::new_multi_thread()
+            .worker_threads(workers.clamp(cores, THREADS_MAX))
             .thread_name("pacenote-work")
             .enable_all()
             .build()?;
@@ -93,7 +103,7 @@ impl Pool {
     }
 
     /// Waits until nothing runs any more, at most `grace`; what still runs then is stopped and handed
-    /// back, which each attempt's own grace bounds. The queue must be draining already.
+    /// back, for which it has a few seconds. The queue must be draining already.
     pub async fn drain(self, grace: Duration) {
         self.tasks.close();
         if tokio::time::timeout(grace, self.tasks.wait())
@@ -101,8 +111,23 @@ impl Pool {
             .is_err()
         {
             self.hand_back.cancel();
-            self.tasks.wait().await;
+            if tokio::time::timeout(attempt::HAND_BACK_MAX, self.tasks.wait())
+                .await
+                .is_err()
+            {
+                tracing::error!("attempts are left to the next start: they could not be stored");
+            }
         }
+    }
+}
+
+impl Pool {
+    /// Stops everything without waiting for its end, for which there is no store any more.
+    pub async fn abandon(self) {
+        self.tasks.close();
+        self.hand_back.cancel();
+        // Most of it ends at once; a command that does not is ended by the next start.
+        let _ = tokio::time::timeout(ABANDON_WAIT, self.tasks.wait()).await;
     }
 }
 

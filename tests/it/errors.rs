@@ -198,6 +198,7 @@ async fn from_a_failing_store(reached: &mut Reached) {
     let mut client = server.client.clone();
     for error in [
         StoreError::DiskFull,
+        StoreError::Busy,
         StoreError::Internal("this test's fault".to_owned()),
         StoreError::Failed("this test's fault".to_owned()),
     ] {

@@ -26,15 +26,40 @@ pub(crate) fn fault() -> StoreError {
     StoreError::Failed("this test's fault".to_owned())
 }
 
-struct Faulty {
-    store: SqliteStore,
+/// A real store that fails where the test says so.
+#[derive(Clone)]
+pub(crate) struct Faulty {
+    store: Arc<SqliteStore>,
     next: Arc<Mutex<Option<StoreError>>>,
+    always: Arc<Mutex<Option<StoreError>>>,
+}
+
+impl Faulty {
+    pub(crate) async fn open(dir: &Path) -> Self {
+        let store = SqliteStore::open(&dir.join("faulty.db")).await;
+        Self {
+            store: Arc::new(store.expect("a new store")),
+            next: Arc::default(),
+            always: Arc::default(),
+        }
+    }
+
+    /// Lets the next commit fail.
+    pub(crate) fn fail_next_commit(&self, error: StoreError) {
+        *self.next.lock().expect("not poisoned") = Some(error);
+    }
+
+    /// Lets every commit fail from here on.
+    pub(crate) fn fail_every_commit(&self, error: StoreError) {
+        *self.always.lock().expect("not poisoned") = Some(error);
+    }
 }
 
 #[async_trait]
 impl JobStore for Faulty {
     async fn commit(&self, group: Group) -> Result<Committed, StoreError> {
-        let fails = self.next.lock().expect("not poisoned").take();
+        let always = self.always.lock().expect("not poisoned").clone();
+        let fails = self.next.lock().expect("not poisoned").take().or(always);
         match fails {
             Some(error) => Err(error),
             None => self.store.commit(group).await,
@@ -89,19 +114,13 @@ impl JobStore for Faulty {
 /// A server without a pool, whose store fails when it is told to. Serves the job type `any`.
 pub(crate) struct FaultyServer {
     pub(crate) client: Client,
-    next: Arc<Mutex<Option<StoreError>>>,
+    store: Faulty,
     _serving: AbortOnDropHandle<Result<(), tonic::transport::Error>>,
 }
 
 impl FaultyServer {
     pub(crate) async fn start(dir: &Path) -> Self {
-        let next = Arc::new(Mutex::new(None));
-        let store = Faulty {
-            store: SqliteStore::open(&dir.join("faulty.db"))
-                .await
-                .expect("a new store"),
-            next: Arc::clone(&next),
-        };
+        let store = Faulty::open(dir).await;
         let any = KnownType {
             settings: TypeSettings::default(),
             check: Arc::new(|_| Ok(())),
@@ -112,7 +131,7 @@ impl FaultyServer {
             watchers_max: WATCHERS_DEFAULT,
         };
         let clock = Arc::new(SystemClock::new());
-        let queue = JobQueue::open(Arc::new(store), clock, settings).await;
+        let queue = JobQueue::open(Arc::new(store.clone()), clock, settings).await;
         let (_, health) = tonic_health::server::health_reporter();
         let routes = grpc::routes(queue.expect("it opens"), health).expect("it builds");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -122,12 +141,12 @@ impl FaultyServer {
         let serving = tokio::spawn(serving.serve_with_incoming(incoming));
         Self {
             client: connect(&address).await,
-            next,
+            store,
             _serving: AbortOnDropHandle::new(serving),
         }
     }
 
     pub(crate) fn fail_next_commit(&self, error: StoreError) {
-        *self.next.lock().expect("not poisoned") = Some(error);
+        self.store.fail_next_commit(error);
     }
 }

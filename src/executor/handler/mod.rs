@@ -111,7 +111,7 @@ impl HandlerExecutor {
         }
     }
 
-    /// Runs the handler on another runtime than the one that calls it.
+    /// Runs the handler on another runtime than the pool's own for handlers.
     pub fn on(mut self, runtime: Handle) -> Self {
         self.runtime = Some(runtime);
         self
@@ -135,6 +135,7 @@ impl Executor for HandlerExecutor {
         async move {
             let (stop, grace) = (attempt.stop.clone(), attempt.grace.clone());
             let presence = Arc::new(Presence::default());
+            let runtime = runtime.unwrap_or_else(|| attempt.quarters.clone());
             let context = Context::new(attempt, Arc::clone(&presence));
             // Held by the task, because a handler may drop its context and go on.
             let held = Arc::clone(&presence);
@@ -142,7 +143,6 @@ impl Executor for HandlerExecutor {
                 let _held = held;
                 run(context).await
             };
-            let runtime = runtime.unwrap_or_else(Handle::current);
             let mut task = AbortOnDropHandle::new(runtime.spawn(work));
             // Dropping `expired` loses nothing; dropping the task's handle aborts the task.
             tokio::select! {

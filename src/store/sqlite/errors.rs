@@ -6,6 +6,8 @@ use crate::store::StoreError;
 const FULL: i32 = 13;
 /// SQLITE_IOERR_SHMSIZE: no room for the shared index of the write-ahead log, which is only a cache.
 const SHMSIZE: i32 = 10 | (19 << 8);
+/// BUSY and LOCKED: another program has the database open and writes, or holds it.
+const BUSY: [i32; 2] = [5, 6];
 /// After one of these nothing in memory can be trusted: PERM, READONLY, IOERR, CORRUPT, CANTOPEN,
 /// NOTADB.
 const FATAL: [i32; 6] = [3, 8, 10, 11, 14, 26];
@@ -22,6 +24,7 @@ pub(super) fn store_error(error: sqlx::Error) -> StoreError {
     };
     match code {
         Some(FULL | SHMSIZE) => StoreError::DiskFull,
+        Some(code) if BUSY.contains(&(code & 0xff)) => StoreError::Busy,
         Some(code) if FATAL.contains(&(code & 0xff)) => StoreError::Failed(error.to_string()),
         _ => StoreError::Internal(error.to_string()),
     }

@@ -14,7 +14,7 @@ mod write;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -46,8 +46,8 @@ pub struct SqliteStore {
     readers: SqlitePool,
     secret: [u8; 32],
     store_id: Uuid,
-    /// Held open for as long as the store is: closing it lets the next server in.
-    _lock: File,
+    /// Held for as long as the store is open: dropping it lets the next server in.
+    lock: std::sync::Mutex<Option<File>>,
 }
 
 impl SqliteStore {
@@ -64,7 +64,7 @@ impl SqliteStore {
             readers: opened.readers,
             secret: opened.secret,
             store_id: opened.store_id,
-            _lock: opened.lock,
+            lock: std::sync::Mutex::new(Some(opened.lock)),
         })
     }
 
@@ -151,5 +151,8 @@ impl JobStore for SqliteStore {
             // What was answered is on disk; a failure to say good-bye changes nothing.
             let _ = writer.connection.close().await;
         }
+        // Whoever still holds a queue must not keep the next server out.
+        let lock = self.lock.lock();
+        drop(lock.unwrap_or_else(PoisonError::into_inner).take());
     }
 }

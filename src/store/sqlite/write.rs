@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
 use sqlx::Executor;
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use crate::job::name::{JobKey, Name};
 use crate::job::{Change, Job, Payloads};
@@ -250,18 +250,13 @@ impl Writer {
             .fetch_all(&mut self.connection)
             .await
             .map_err(store_error)?;
-        rows.iter()
-            .map(|row| {
-                Ok(Claimed {
-                    job: Arc::new(rows::job(row)?),
-                    payloads: Payloads {
-                        input: rows::payload(row, JOB_COLUMNS)?,
-                        result: None,
-                        checkpoint: rows::payload(row, JOB_COLUMNS + 3)?,
-                    },
-                })
-            })
-            .collect()
+        // A job that cannot be read stays where it is: it must not hold up everybody else's changes.
+        let readable = rows.iter().filter_map(|row| {
+            claimable(row)
+                .inspect_err(|error| tracing::error!(%error, "a waiting job cannot be claimed"))
+                .ok()
+        });
+        Ok(readable.collect())
     }
 
     async fn write(&mut self, plan: &Plan) -> Result<(), StoreError> {
@@ -298,4 +293,16 @@ impl Writer {
         let _ = sqlx::query("rollback").execute(&mut self.connection).await;
         store_error(error)
     }
+}
+
+/// A waiting job with what an attempt needs.
+fn claimable(row: &SqliteRow) -> Result<Claimed, StoreError> {
+    Ok(Claimed {
+        job: Arc::new(rows::job(row)?),
+        payloads: Payloads {
+            input: rows::payload(row, JOB_COLUMNS)?,
+            result: None,
+            checkpoint: rows::payload(row, JOB_COLUMNS + 3)?,
+        },
+    })
 }
