@@ -349,6 +349,8 @@ async fn health_ends_with_0_serving_1_not_serving_4_not_reached() {
         &["cannot connect to", "refused"],
     );
     expect(&ask("not an address", "").await, 2, &["expected HOST:PORT"]);
+    expect(&ask("localhost", "").await, 2, &["it has no port"]);
+    expect(&ask("http://localhost", "").await, 2, &["it has no port"]);
 }
 
 /// Goal: a port that takes connections and never answers is "not reached" within the time asked for.
@@ -359,4 +361,29 @@ fn health_does_not_wait_for_ever() {
     let output = without_file(&["health", "--server", &address, "--timeout", "200ms"]);
     let code = output.status.code();
     assert!(matches!(code, Some(1 | 4)), "{code:?}");
+}
+
+/// A full disk behind stdout is a failure that is told, not a panic.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn health_does_not_panic_where_stdout_takes_nothing() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a free port");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    let (_reporter, service) = tonic_health::server::health_reporter();
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let server = tonic::transport::Server::builder().add_service(service);
+    let serving = tokio::spawn(server.serve_with_incoming(incoming));
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    let full = full.expect("Linux has it");
+    let asked = tokio::task::spawn_blocking(move || {
+        std::process::Command::new(env!("CARGO_BIN_EXE_pacenote"))
+            .args(["health", "--server", &address])
+            .stdout(full)
+            .output()
+    });
+    let output = asked.await.expect("it ran").expect("it started");
+    expect(&output, 1, &["error: stdout: "]);
+    serving.abort();
 }

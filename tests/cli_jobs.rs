@@ -536,3 +536,30 @@ async fn ctrl_c_ends_the_watch_and_names_the_way_back() {
     assert_eq!(output.status.code(), Some(130));
     assert_eq!(fake.asked(|asked| asked.cancel.len()), 0);
 }
+
+#[test]
+fn an_empty_idempotency_key_is_wrong_usage_and_nothing_is_sent() {
+    Command::new(env!("CARGO_BIN_EXE_pacenote"))
+        .args(["submit", "sleep", "--idempotency-key", ""])
+        .args(["--server", "127.0.0.1:1"])
+        .assert()
+        .code(2);
+}
+
+#[test]
+fn an_empty_variable_names_no_server() {
+    for command in ["list", "health"] {
+        let help = Command::new(env!("CARGO_BIN_EXE_pacenote"))
+            .args([command, "--help"])
+            .env("PACENOTE_SERVER", "")
+            .assert()
+            .success();
+        // The help is wrapped.
+        let words: Vec<_> = stdout(&help)
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect();
+        let words = words.join(" ");
+        assert!(words.contains("[default: 127.0.0.1:7430]"), "{words}");
+    }
+}

@@ -36,6 +36,13 @@ const ROOMS: &[(&str, &[&str])] = &[
             "job",
         ],
     ),
+    // Names of others, for whoever embeds us.
+    (
+        "embed",
+        &[
+            "server", "executor", "client", "config", "job", "wire", "pb",
+        ],
+    ),
     ("client", &["pb"]),
     ("cli", &["client", "pb", "config", "server"]),
     ("main", &["cli"]),
@@ -45,7 +52,14 @@ const ROOMS: &[(&str, &[&str])] = &[
 /// Parts of a room with arrows of their own: narrower or, with a reason, wider than the room's.
 const PARTS: &[(&str, &[&str])] = &[
     ("cli/jobs", &["cli", "client", "pb"]),
-    // Its default address is the configuration's.
+    // It measures parts of the server by themselves.
+    (
+        "cli/bench",
+        &[
+            "client", "pb", "config", "server", "executor", "queue", "store", "job",
+        ],
+    ),
+    // It reads a duration as the configuration does.
     ("cli/health", &["cli", "pb", "config"]),
 ];
 
@@ -61,7 +75,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("prost_reflect", &["pb", "cli"]),
     ("sqlx", &["store/sqlite"]),
     // A module and not a library: the others know the store by its words and its trait.
-    ("sqlite", &["store", "server"]),
+    ("sqlite", &["store", "server", "cli/bench"]),
     ("clap", &["cli", "main"]),
     ("indicatif", &["cli"]),
     ("toml", &["config"]),

@@ -3,6 +3,7 @@
 import random
 import sys
 import time
+import uuid
 
 import grpc
 from google.protobuf.json_format import MessageToJson, ParseDict
@@ -38,10 +39,16 @@ def watch(jobs, job_id, after=0):
         pause = min(2 * pause, 30)
 
 
-channel = grpc.insecure_channel(sys.argv[1], [("grpc.keepalive_time_ms", 30_000)])
+KEEPALIVE = [
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+channel = grpc.insecure_channel(sys.argv[1], KEEPALIVE)
 jobs = job_service_pb2_grpc.JobServiceStub(channel)
 payload = job_pb2.Payload(json=ParseDict({"seconds": 2}, Value()))
-job = jobs.Submit(api.SubmitRequest(type="sleep", input=payload), timeout=10).job
+submit = api.SubmitRequest(type="sleep", input=payload, idempotency_key=str(uuid.uuid4()))
+job = jobs.Submit(submit, timeout=10).job  # with the key, it may be sent again
 for message in watch(jobs, job.job_id):
     for event in message.events.events:
         if event.HasField("progress"):

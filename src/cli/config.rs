@@ -1,12 +1,10 @@
 //! `pacenote config`: is the configuration right, and what holds?
 
-use std::io::Write;
-
 use clap::{Args, Subcommand};
 
-use crate::cli::exit::{Exit, Failure};
-use crate::cli::say;
+use crate::cli::exit::Failure;
 use crate::cli::serve::ServeArgs;
+use crate::cli::{say, to_stdout};
 use crate::config::listen;
 use crate::config::print::to_toml;
 use crate::config::settings::Settings;
@@ -72,18 +70,4 @@ fn summary(settings: &Settings) -> String {
         config.workers,
         if types == 1 { "type" } else { "types" },
     )
-}
-
-/// Writes data. A reader that has gone away (`| head`) is no failure.
-fn to_stdout(text: &str) -> Result<(), Failure> {
-    let mut stdout = std::io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(Exit::Failed, format!("stdout: {error}")))
-        }
-        _ => Ok(()),
-    }
 }

@@ -11,14 +11,15 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::cli::exit::{Exit, Failure};
-use crate::config::settings::LISTEN_DEFAULT;
+use crate::cli::jobs::escape;
+use crate::cli::{server_default, to_stdout};
 use crate::config::value;
 
 /// Whom to ask.
 #[derive(Args, Debug)]
 pub struct HealthArgs {
-    /// The server: HOST:PORT or http://HOST:PORT
-    #[arg(long, env = "PACENOTE_SERVER", value_name = "ADDR", default_value = LISTEN_DEFAULT)]
+    /// The server: HOST:PORT or http://HOST:PORT [env: PACENOTE_SERVER]
+    #[arg(long, value_name = "ADDR", default_value_t = server_default())]
     pub server: String,
     /// One service of it; all of it where none is named
     #[arg(
@@ -43,7 +44,7 @@ pub fn run(args: HealthArgs) -> Result<(), Failure> {
         .build()
         .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
     let status = runtime.block_on(check(&args))?;
-    println!("{}", status.as_str_name());
+    to_stdout(&format!("{}\n", status.as_str_name()))?;
     match status {
         ServingStatus::Serving => Ok(()),
         ServingStatus::Unknown | ServingStatus::NotServing | ServingStatus::ServiceUnknown => Err(
@@ -68,7 +69,12 @@ async fn check(args: &HealthArgs) -> Result<ServingStatus, Failure> {
             } else {
                 Exit::Failed
             };
-            let message = format!("{}: {}: {}", args.server, status.code(), status.message());
+            let message = format!(
+                "{}: {}: {}",
+                args.server,
+                status.code(),
+                escape(status.message())
+            );
             Err(Failure::new(exit, message))
         }
     }
@@ -80,13 +86,19 @@ async fn connect(args: &HealthArgs) -> Result<Channel, Failure> {
     } else {
         format!("http://{}", args.server)
     };
-    let wrong = |error: tonic::transport::Error| {
+    let wrong = |why: &str| {
         Failure::new(
             Exit::Usage,
-            format!("--server {}: {error}; expected HOST:PORT", args.server),
+            format!(
+                "--server {}: {why}; expected HOST:PORT",
+                escape(&args.server)
+            ),
         )
     };
-    let endpoint = Endpoint::from_shared(uri).map_err(wrong)?;
+    let endpoint = Endpoint::from_shared(uri).map_err(|error| wrong(&error.to_string()))?;
+    if endpoint.uri().port().is_none() {
+        return Err(wrong("it has no port"));
+    }
     // The limit holds for the whole connection: one that is taken and never answered counts too.
     let endpoint = endpoint.connect_timeout(args.timeout);
     let connecting = endpoint.connect();

@@ -16,7 +16,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::cli::exit::Failure;
+use crate::cli::exit::{Exit, Failure};
+use crate::config::settings::LISTEN_DEFAULT;
 
 const TEMPLATE: &str = "\
 {about}
@@ -92,7 +93,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
 /// Runs a command of a client on a runtime of its own.
 fn block_on(command: impl Future<Output = ExitCode>) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Runtime::new()
-        .map_err(|error| Failure::new(exit::Exit::Storage, error.to_string()))?;
+        .map_err(|error| Failure::new(Exit::Storage, error.to_string()))?;
     let code = runtime.block_on(command);
     // Whatever still blocks a thread, such as a read of the terminal, does not hold up the exit.
     runtime.shutdown_background();
@@ -104,6 +105,29 @@ fn block_on(command: impl Future<Output = ExitCode>) -> Result<ExitCode, Failure
 pub fn say(text: &str) {
     // Nobody is reading: fine.
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Writes data. A reader that has gone away (`| head`) is no failure.
+pub(crate) fn to_stdout(text: &str) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(Exit::Failed, format!("stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The server where `--server` names none. Not clap's `env`: to it, a variable that is set to nothing,
+/// as scripts and compose files leave them, would be an address.
+pub(crate) fn server_default() -> String {
+    match std::env::var_os("PACENOTE_SERVER") {
+        Some(server) if !server.is_empty() => server.to_string_lossy().into_owned(),
+        _ => LISTEN_DEFAULT.to_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -67,7 +67,8 @@ pub const LOG_BYTES_DEFAULT: u64 = 16 * 1024 * 1024;
 /// At most one progress event of a job is stored in this time where nobody says: 20 a second move a bar
 /// smoothly.
 pub const PROGRESS_INTERVAL_DEFAULT: Duration = Duration::from_millis(50);
-/// Longest line of a command's output; longer ones are cut and marked. Bytes.
+/// Longest line of a command's output that is looked at for a percentage; longer ones are skipped. Bytes.
+/// Output itself is not cut: it is delivered in chunks of at most 64 KiB.
 pub const LINE_BYTES_MAX: usize = 64 * 1024;
 /// How long a claim holds without a heartbeat.
 pub const LEASE: Duration = Duration::from_secs(15);

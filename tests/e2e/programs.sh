@@ -91,7 +91,7 @@ id=$(submit copy "{\"from\": \"$work/from/\", \"to\": \"$work/to/\", \"limit\": 
 same "its progress is seen while it runs" STATE_RUNNING "$(live "$id")"
 job=$(ended "$id")
 true_of "it has copied all" '.[0].state == "STATE_SUCCEEDED" and (.[0].progress.fraction == 1)' "$job"
-cmp from/3 to/3 && ok "the copy is the same"
+if cmp from/3 to/3; then ok "the copy is the same"; else bad "the copy is the same"; fi
 log=$(events "$id")
 true_of "its bar became progress, step by step" \
     '[.[0][].progress // empty | .fraction] | length > 3 and . == sort and last == 1' "$log"

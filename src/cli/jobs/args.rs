@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::cli::server_default;
 use crate::pb::job::State;
 
 /// What every help of these commands ends with.
@@ -77,13 +78,8 @@ impl JobsCommand {
 /// Where the server is and how to speak.
 #[derive(Clone, Debug, Args)]
 pub struct Common {
-    /// Address of the server
-    #[arg(
-        long,
-        env = "PACENOTE_SERVER",
-        default_value = "127.0.0.1:7430",
-        value_name = "HOST:PORT"
-    )]
+    /// Address of the server [env: PACENOTE_SERVER]
+    #[arg(long, default_value_t = server_default(), value_name = "HOST:PORT")]
     pub server: String,
     /// Print data as canonical proto JSON, an object a line
     #[arg(long)]
@@ -122,7 +118,7 @@ pub struct SubmitArgs {
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     pub labels: Vec<(String, String)>,
     /// The same key with the same request gives the same job
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub idempotency_key: Option<String>,
     /// Watch it to its end and exit by its outcome
     #[arg(long, short)]

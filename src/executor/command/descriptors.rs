@@ -58,10 +58,22 @@ fn mark_all() -> io::Result<()> {
     Ok(())
 }
 
+/// Most descriptors that are marked one by one. `_SC_OPEN_MAX` may be a billion (containers without a
+/// limit), and a call for each would take minutes before every start. The kernel gives the lowest free
+/// number, so one beyond this bound takes a million open at once; `/proc/self/fd` would say exactly, but
+/// reading a folder allocates, which may deadlock between fork and exec.
+const DESCRIPTORS_MAX: libc::c_int = 1 << 20;
+
 fn mark_each() {
     // SAFETY: takes an integer and gives one.
     let open_max = unsafe { libc::sysconf(libc::_SC_OPEN_MAX) };
-    let open_max = libc::c_int::try_from(open_max).unwrap_or(65_536);
+    let open_max = libc::c_int::try_from(open_max).unwrap_or(DESCRIPTORS_MAX);
+    // Without a limit, the answer is -1.
+    let open_max = if open_max < 0 {
+        DESCRIPTORS_MAX
+    } else {
+        open_max.min(DESCRIPTORS_MAX)
+    };
     for descriptor in 3..open_max {
         // SAFETY: takes integers; fails with EBADF where there is no such descriptor.
         unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
