@@ -43,12 +43,13 @@ create unique index jobs_key on jobs (tenant, idempotency_key) where idempotency
 
 -- Input, result and checkpoint, beside the narrow row, so that claiming and finishing dirty few pages.
 create table payloads (
+    tenant text not null,
     job_id blob not null,
     role text not null check (role in ('input', 'result', 'checkpoint')),
     kind text not null check (kind in ('json', 'text', 'data')),
     media_type text,
     body blob not null,
-    primary key (job_id, role)
+    primary key (tenant, job_id, role)
 ) strict, without rowid;
 
 -- The log: a row is a segment, the events that one job got in one commit, encoded as they are sent
@@ -56,6 +57,7 @@ create table payloads (
 -- jobs and is never given twice.
 create table segments (
     first_position integer primary key,
+    tenant text not null,
     job_id blob not null,
     first_sequence integer not null,
     last_sequence integer not null check (last_sequence >= first_sequence),
@@ -65,9 +67,10 @@ create table segments (
 ) strict;
 
 -- Serves reading a job's log in order, and holds that no sequence begins two segments.
-create unique index segments_of_job on segments (job_id, first_sequence);
+create unique index segments_of_job on segments (tenant, job_id, first_sequence);
 
--- How many jobs there are, by lane and state: exact at every commit, so that nothing is ever counted.
+-- How many jobs there are, by lane and state: exact at every commit, so that nothing is ever counted. No
+-- row says zero: callers name the lanes, and would fill the table.
 create table depths (
     tenant text not null,
     queue text not null,

@@ -40,12 +40,23 @@ pub struct Progress {
     pub updated_at: Option<Timestamp>,
 }
 
-/// Where an attempt's progress began: what its pace is measured from.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+/// Where an attempt's progress began, which its pace is measured from, and how far it ever came.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ProgressOrigin {
+    /// Of the first report with a fraction.
+    fraction: Option<Mark<f64>>,
+    /// Of the first report with units: not always the same one.
+    units: Option<Mark<i64>>,
+    /// The highest fraction so far: the report before this one may have had none.
+    highest: Option<f64>,
+}
+
+/// How far something had come, and when.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+struct Mark<T> {
     at: Timestamp,
-    fraction: Option<f64>,
-    units: Option<i64>,
+    value: T,
 }
 
 impl Progress {
@@ -123,32 +134,35 @@ impl Progress {
         {
             self.fraction = Some((done as f64 / total as f64).clamp(0.0, 1.0));
         }
-        if let Some(highest) = before.and_then(|before| before.fraction) {
-            self.fraction = self.fraction.map(|fraction| fraction.max(highest));
+        let origin = origin.get_or_insert_default();
+        if let Some(fraction) = &mut self.fraction {
+            // An origin that was stored before it kept the highest knows only of the report before.
+            let before = before.and_then(|before| before.fraction);
+            let highest = origin.highest.or(before).unwrap_or(0.0);
+            *fraction = fraction.max(highest);
+            origin.highest = Some(*fraction);
         }
-        let origin = *origin.get_or_insert(ProgressOrigin {
-            at: now,
-            fraction: self.fraction,
-            units: self.completed_units,
+        self.units_per_second = self.completed_units.and_then(|done| {
+            let first = *origin.units.get_or_insert(Mark {
+                at: now,
+                value: done,
+            });
+            let seconds = now.since(first.at).as_secs_f64();
+            (seconds > 0.0 && done >= first.value).then(|| (done - first.value) as f64 / seconds)
         });
-        let seconds = now.since(origin.at).as_secs_f64();
-        self.units_per_second = None;
-        self.estimated_end_at = None;
-        if seconds > 0.0 {
-            if let (Some(first), Some(done)) = (origin.units, self.completed_units)
-                && done >= first
-            {
-                self.units_per_second = Some((done - first) as f64 / seconds);
+        self.estimated_end_at = self.fraction.and_then(|fraction| {
+            let first = *origin.fraction.get_or_insert(Mark {
+                at: now,
+                value: fraction,
+            });
+            let seconds = now.since(first.at).as_secs_f64();
+            if seconds <= 0.0 || fraction <= first.value {
+                return None;
             }
-            if let (Some(first), Some(fraction)) = (origin.fraction, self.fraction)
-                && fraction > first
-            {
-                let left = (1.0 - fraction) / (fraction - first) * seconds;
-                self.estimated_end_at = std::time::Duration::try_from_secs_f64(left)
-                    .ok()
-                    .map(|left| now.after(left));
-            }
-        }
+            let left = (1.0 - fraction) / (fraction - first.value) * seconds;
+            let left = std::time::Duration::try_from_secs_f64(left).ok()?;
+            Some(now.after(left))
+        });
         self.updated_at = Some(now);
         self
     }
@@ -172,6 +186,41 @@ mod tests {
                 .merged(Some(&first), &mut origin, START);
         assert_eq!(second.fraction, Some(0.6));
         assert_eq!(second.message, "again");
+    }
+
+    #[test]
+    fn a_report_without_a_fraction_does_not_let_the_next_one_go_back() {
+        let mut origin = None;
+        let mut before = None;
+        for (report, stored) in [
+            (Progress::fraction(0.6), Some(0.6)),
+            (Progress::default().with_message("x"), None),
+            (Progress::fraction(0.4), Some(0.6)),
+        ] {
+            let merged = report.merged(before.as_ref(), &mut origin, START);
+            assert_eq!(merged.fraction, stored);
+            before = Some(merged);
+        }
+    }
+
+    #[test]
+    fn rate_and_end_are_known_though_the_first_report_had_neither_units_nor_fraction() {
+        let mut origin = None;
+        let at = |seconds| START.after(Duration::from_secs(seconds));
+        let mut stored =
+            Progress::default()
+                .with_message("connecting")
+                .merged(None, &mut origin, at(0));
+        for report in [
+            (5, Progress::units(100, None, "rows")),
+            (10, Progress::units(200, Some(1_000), "rows")),
+            (20, Progress::units(400, Some(1_000), "rows")),
+        ] {
+            stored = report.1.merged(Some(&stored), &mut origin, at(report.0));
+        }
+        assert_eq!(stored.units_per_second, Some(20.0), "of 15 seconds");
+        let end = stored.estimated_end_at.expect("a pace is known");
+        assert_eq!(end.since(at(20)).as_secs_f64().round(), 30.0, "of 10");
     }
 
     #[test]

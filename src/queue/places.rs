@@ -1,7 +1,7 @@
 //! Free places in the pool, and what waits for them: what may be claimed is decided from memory, by the
 //! only one who writes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -50,6 +50,21 @@ impl Places {
         }
     }
 
+    /// How many jobs of the type could be given a place now.
+    fn free_for(&self, job_type: &Name) -> usize {
+        let free = self.lock();
+        match free.by_type.get(job_type) {
+            Some(of_type) if free.open => free.overall.min(*of_type),
+            _ => 0,
+        }
+    }
+
+    /// Whether any place is free.
+    fn any_free(&self) -> bool {
+        let free = self.lock();
+        free.open && free.overall > 0
+    }
+
     /// Gives a place back.
     pub fn give_back(&self, job_type: &Name) {
         let mut free = self.lock();
@@ -73,9 +88,17 @@ impl Places {
 /// How many jobs are QUEUED in each lane, as committed.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    lanes: BTreeMap<Lane, i64>,
-    by_type: HashMap<Name, i64>,
-    /// Where the last round ended: the next one goes on behind it, so that no lane starves another.
+    by_type: BTreeMap<Name, Lanes>,
+    /// The type that was served last: the next round goes on behind it.
+    last: Option<Name>,
+}
+
+/// The lanes of one type in which something waits.
+#[derive(Debug, Default)]
+struct Lanes {
+    waiting: BTreeMap<Lane, i64>,
+    /// The lane that was served last: the next round goes on behind it. Of each type by itself: were
+    /// there one for all, a type served in between would send the round back to the first lane.
     last: Option<Lane>,
 }
 
@@ -86,40 +109,48 @@ impl Waiting {
             if *state != JobState::Queued {
                 continue;
             }
-            *self.by_type.entry(lane.job_type.clone()).or_default() += by;
-            let waiting = self.lanes.entry(lane.clone()).or_default();
+            let lanes = self.by_type.entry(lane.job_type.clone()).or_default();
+            let waiting = lanes.waiting.entry(lane.clone()).or_default();
             *waiting += by;
             if *waiting <= 0 {
-                self.lanes.remove(lane);
+                lanes.waiting.remove(lane);
+            }
+            if lanes.waiting.is_empty() {
+                self.by_type.remove(&lane.job_type);
             }
         }
     }
 
     /// Whether a job of the type would have to wait behind another one.
     pub(super) fn any_of(&self, job_type: &Name) -> bool {
-        self.by_type
-            .get(job_type)
-            .is_some_and(|waiting| *waiting > 0)
+        self.by_type.contains_key(job_type)
     }
 
-    /// Takes free places for what waits, one at a time and lane by lane.
+    /// Takes free places for what waits, one at a time: type by type, and in each type lane by lane.
+    /// Looks at no more lanes than there are free places, however many wait.
     pub(super) fn demand(&mut self, places: &Places) -> Vec<Demand> {
+        // Most commits come while the pool is full, or while nothing waits.
+        if self.by_type.is_empty() || !places.any_free() {
+            return Vec::new();
+        }
         let mut demand: BTreeMap<Lane, usize> = BTreeMap::new();
-        loop {
-            let mut any = false;
-            for lane in self.round() {
-                let so_far = demand.get(&lane).copied().unwrap_or(0);
-                let waiting = self.lanes.get(&lane).copied().unwrap_or(0);
-                let more = usize::try_from(waiting).is_ok_and(|waiting| so_far < waiting);
-                if more && places.take(&lane.job_type) {
-                    demand.insert(lane.clone(), so_far + 1);
-                    self.last = Some(lane);
-                    any = true;
-                }
+        let mut rounds = self.rounds(places);
+        while let Some((job_type, mut round)) = rounds.pop_front() {
+            let Some((lane, waiting)) = round.pop_front() else {
+                continue;
+            };
+            if !places.take(&job_type) {
+                continue;
             }
-            if !any {
-                break;
+            *demand.entry(lane.clone()).or_default() += 1;
+            if let Some(lanes) = self.by_type.get_mut(&job_type) {
+                lanes.last = Some(lane.clone());
             }
+            if waiting > 1 {
+                round.push_back((lane, waiting - 1));
+            }
+            self.last = Some(job_type.clone());
+            rounds.push_back((job_type, round));
         }
         let demand = demand.into_iter();
         demand
@@ -127,17 +158,34 @@ impl Waiting {
             .collect()
     }
 
-    /// Every lane once, beginning behind the one that was served last.
-    fn round(&self) -> Vec<Lane> {
-        let Some(last) = &self.last else {
-            return self.lanes.keys().cloned().collect();
-        };
-        let behind = (Bound::Excluded(last), Bound::Unbounded);
-        let before = (Bound::Unbounded, Bound::Included(last));
-        let behind = self.lanes.range::<Lane, _>(behind);
-        let before = self.lanes.range::<Lane, _>(before);
-        behind.chain(before).map(|(lane, _)| lane.clone()).collect()
+    /// The types that have a free place, beginning behind the one that was served last, each with the
+    /// lanes that could be served.
+    fn rounds(&self, places: &Places) -> VecDeque<(Name, VecDeque<(Lane, i64)>)> {
+        behind(&self.by_type, self.last.as_ref())
+            .map(|(job_type, lanes)| {
+                let free = places.free_for(job_type);
+                let round = behind(&lanes.waiting, lanes.last.as_ref()).take(free);
+                let round = round.map(|(lane, waiting)| (lane.clone(), *waiting));
+                (job_type.clone(), round.collect())
+            })
+            .collect()
     }
+}
+
+/// All entries once, beginning behind the key `last`.
+fn behind<'a, K: Ord, V>(
+    map: &'a BTreeMap<K, V>,
+    last: Option<&'a K>,
+) -> impl Iterator<Item = (&'a K, &'a V)> {
+    let (first, second) = match last {
+        Some(last) => (
+            (Bound::Excluded(last), Bound::Unbounded),
+            Some((Bound::Unbounded, Bound::Included(last))),
+        ),
+        None => ((Bound::Unbounded, Bound::Unbounded), None),
+    };
+    let second = second.map(|second| map.range(second));
+    map.range(first).chain(second.into_iter().flatten())
 }
 
 #[cfg(test)]
@@ -204,5 +252,30 @@ mod tests {
             places.give_back(&Name::of("x"));
         }
         assert_eq!(served, lanes);
+    }
+
+    #[test]
+    fn a_lane_is_not_passed_over_because_another_type_was_served_in_between() {
+        let (one, two, other) = (lane("x", "a"), lane("x", "b"), lane("y", "a"));
+        let mut waiting = waiting(&[(&one, 9), (&two, 9), (&other, 9)]);
+        let places = Places::new(2, [(Name::of("x"), 1), (Name::of("y"), 1)]);
+        let mut served = Vec::new();
+        for _ in 0..2 {
+            let demand = waiting.demand(&places);
+            served.extend(demand.into_iter().map(|demand| demand.lane));
+            places.give_back(&Name::of("x"));
+            places.give_back(&Name::of("y"));
+        }
+        assert_eq!(served, [one, other.clone(), two, other]);
+    }
+
+    #[test]
+    fn nothing_is_kept_of_a_lane_or_type_in_which_nothing_waits() {
+        let lane = lane("x", "a");
+        let mut waiting = waiting(&[(&lane, 2)]);
+        assert!(waiting.any_of(&lane.job_type));
+        waiting.moved(&[(lane.clone(), JobState::Queued, -2)]);
+        assert!(!waiting.any_of(&lane.job_type));
+        assert!(waiting.by_type.is_empty());
     }
 }

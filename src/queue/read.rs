@@ -1,13 +1,15 @@
 //! Looking at jobs: one, a page of them, a page of a log, or waiting for something to happen.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::error::{Error, Precondition, Violations};
+use crate::events::{Heard, Listener, News};
 use crate::job::event::EventTag;
 use crate::job::limits::{PAGE_BYTES_MAX, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, POLL_MAX};
 use crate::job::name::{JobId, JobKey};
 use crate::job::segment::EncodedEvent;
-use crate::job::{JobSnapshot, Payloads};
+use crate::job::{Job, JobSnapshot, Payloads};
 use crate::queue::{JobQueue, page};
 use crate::store::{ListQuery, LogRange, View};
 
@@ -208,7 +210,7 @@ impl JobQueue {
             {
                 return Err(ahead(after, last));
             }
-            let over = snapshot.job.state.is_terminal() || after.is_some_and(|after| last > after);
+            let over = is_over(&snapshot.job, after);
             if over || timed_out {
                 let snapshot = match view {
                     View::Basic => snapshot,
@@ -221,11 +223,27 @@ impl JobQueue {
             }
             tokio::select! {
                 // next() is cancel safe, and what it says is read from the store anyway.
-                _ = listener.next() => {}
+                () = heard_of_the_end(&mut listener, after) => {}
                 () = tokio::time::sleep_until(deadline) => timed_out = true,
                 () = self.shared.draining.cancelled() => timed_out = true,
                 () = self.shared.failed.cancelled() => return Err(Error::outcome_unknown()),
             }
+        }
+    }
+}
+
+/// Whether a wait has what it waits for.
+fn is_over(job: &Job, after: Option<i64>) -> bool {
+    job.state.is_terminal() || after.is_some_and(|after| job.last_sequence > after)
+}
+
+/// Listens until there is a reason to read the store: a job may commit a thousand times before its end,
+/// and what is heard of each commit says whether it was the one.
+async fn heard_of_the_end(listener: &mut Listener, after: Option<i64>) {
+    loop {
+        match listener.next().await {
+            Heard::News(News::Events(job, _)) if !is_over(&job, after) => {}
+            Heard::News(News::Events(..) | News::Stored | News::Purged) | Heard::Lagged => return,
         }
     }
 }
@@ -260,25 +278,130 @@ pub(super) fn ahead(after_sequence: i64, last_sequence: i64) -> Error {
     })
 }
 
-/// About how much of a page a job takes.
+/// How much of a page a job takes at most.
 fn snapshot_bytes(snapshot: &JobSnapshot) -> usize {
-    /// Ids, times and numbers.
-    const FIXED: usize = 400;
+    /// Its id, times and numbers, and what stands before each field and its length.
+    const FIXED: usize = 600;
+    /// What stands before a label or a piece of metadata, its name and its value.
+    const ENTRY: usize = 16;
+    let job = &snapshot.job;
+    let (spec, detail) = (&job.spec, &job.detail);
     let payloads = &snapshot.payloads;
     let payloads = [&payloads.input, &payloads.result, &payloads.checkpoint];
-    let payloads = payloads
+    let payloads: usize = payloads
         .into_iter()
         .flatten()
-        .map(|payload| payload.encoded_len());
-    let labels = snapshot.job.spec.labels.iter();
-    let labels: usize = labels
-        .map(|(name, value)| name.len() + value.len() + 8)
+        .map(|payload| payload.encoded_len() + ENTRY)
         .sum();
-    let error = snapshot.job.detail.error.as_ref();
-    let error = error.map_or(0, |error| {
-        let metadata = error.metadata.iter();
-        let metadata: usize = metadata.map(|(name, value)| name.len() + value.len()).sum();
-        error.message.len() + error.detail.len() + metadata
+    let entries = |entries: &BTreeMap<String, String>| -> usize {
+        let entries = entries.iter();
+        entries
+            .map(|(name, value)| name.len() + value.len() + ENTRY)
+            .sum()
+    };
+    let names = [&job.key.tenant, &spec.job_type, &spec.queue];
+    let names: usize = names.into_iter().map(|name| name.as_str().len()).sum();
+    let key = spec.idempotency_key.as_ref().map_or(0, String::len);
+    let cancel = detail.cancel_reason.len() + detail.worker_id.len();
+    let progress = detail.progress.as_ref().map_or(0, |progress| {
+        progress.unit.len() + progress.phase.len() + progress.message.len()
     });
-    FIXED + payloads.sum::<usize>() + labels + error
+    let error = detail.error.as_ref().map_or(0, |error| {
+        let texts = error.reason.len() + error.message.len() + error.detail.len();
+        texts + entries(&error.metadata)
+    });
+    FIXED + payloads + entries(&spec.labels) + names + key + cancel + progress + error
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use prost::Message;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::job::event::JobError;
+    use crate::job::limits::STRING_BYTES_MAX;
+    use crate::job::name::Name;
+    use crate::job::payload::Payload;
+    use crate::job::policy::{RetryPolicy, Timeouts};
+    use crate::job::progress::Progress;
+    use crate::job::time::Timestamp;
+    use crate::job::{Change, Job, JobSpec, NewJob, Outcome, Report};
+    use crate::wire;
+
+    /// Goal: no page is longer than was counted. Method: every text of a job is as long as it may be.
+    #[test]
+    fn a_job_takes_no_more_of_a_page_than_is_counted() {
+        let long = "t".repeat(STRING_BYTES_MAX);
+        let name = || Name::new("n".repeat(64)).expect("a name");
+        let spec = JobSpec {
+            job_type: name(),
+            queue: name(),
+            priority: i32::MIN,
+            labels: (0..32)
+                .map(|n| (format!("{n:064}"), long.clone()))
+                .collect(),
+            idempotency_key: Some(long.clone()),
+            fingerprint: String::new(),
+            retry_policy: RetryPolicy::default(),
+            timeouts: Timeouts::default(),
+            log_bytes_max: 4000,
+            progress_interval: Duration::ZERO,
+        };
+        let new = NewJob {
+            key: JobKey {
+                tenant: name(),
+                id: JobId::new(Uuid::max()),
+            },
+            spec: Arc::new(spec),
+            input: None,
+        };
+        let now = Timestamp::from_micros(1_999_999_999_999_999);
+        let progress = Progress {
+            phase: long.clone(),
+            message: long.clone(),
+            ..Progress::units(i64::MAX, Some(i64::MAX), long.clone())
+        };
+        let mut error = JobError::permanent(&long, long.clone());
+        error.detail = "d".repeat(16 * 1024);
+        error.metadata = (0..32)
+            .map(|n| (format!("{n:064}"), long.clone()))
+            .collect();
+        let (mut job, _) = Job::submit(&new, now);
+        for change in [
+            Change::Claim {
+                worker_id: long.clone(),
+                lease_until: now,
+            },
+            Change::Report {
+                attempt: 1,
+                reports: vec![Report::Progress(progress)],
+                lease_until: now,
+            },
+            Change::Cancel {
+                reason: long.clone(),
+                requested_by: long.clone(),
+            },
+            Change::Finish {
+                attempt: 1,
+                outcome: Outcome::Failed(error),
+                chance: 0.5,
+            },
+        ] {
+            job.apply(change, now).expect("it is allowed");
+        }
+        let snapshot = JobSnapshot {
+            job: Arc::new(job),
+            payloads: Payloads {
+                input: Some(Payload::text(long.clone())),
+                result: Some(Payload::text(long.clone())),
+                checkpoint: Some(Payload::text(long)),
+            },
+        };
+        let counted = snapshot_bytes(&snapshot);
+        let sent = wire::to_job(snapshot).encoded_len();
+        assert!(sent <= counted, "{sent} sent, {counted} counted");
+    }
 }

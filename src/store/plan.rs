@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::job::name::{JobId, JobKey, Lane, Name};
+use crate::job::name::{JobKey, Lane, Name};
 use crate::job::payload::Payload;
 use crate::job::segment::SegmentBuilder;
 use crate::job::time::Timestamp;
@@ -33,7 +33,7 @@ pub(super) struct Plan {
     /// Changed rows, each with the version that was read.
     pub(super) updates: Vec<(Arc<Job>, i64)>,
     /// Payloads, new or in place of the ones before.
-    pub(super) payloads: Vec<(JobId, Role, Payload)>,
+    pub(super) payloads: Vec<(JobKey, Role, Payload)>,
     /// Position of each published segment's first event, in the same order.
     pub(super) positions: Vec<i64>,
     /// The position after the last event.
@@ -342,7 +342,7 @@ impl Plan {
         ];
         for (role, payload) in roles {
             if let Some(payload) = payload {
-                self.payloads.push((job.key.id, role, payload));
+                self.payloads.push((job.key.clone(), role, payload));
             }
         }
         for segment in events.finish() {

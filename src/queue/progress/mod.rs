@@ -20,6 +20,9 @@ use crate::store::Entry;
 const INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// What "one a commit" becomes once it has to be doubled.
 const INTERVAL_MIN: Duration = Duration::from_millis(1);
+/// How long progress whose commit failed is held at least. Chosen: a full disk is asked twice a second,
+/// and a bar that stood still for half a second is no loss.
+const FAILED_HOLD: Duration = Duration::from_millis(500);
 
 /// Progress that is held back, by job.
 #[derive(Debug, Default)]
@@ -96,8 +99,12 @@ impl ProgressGate {
     ) {
         let is_heartbeat = reports.is_empty();
         // What was held back before goes as an entry of its own: should the commit fail, it comes back
-        // here, while whoever sent this report sends only this report again.
-        if reports.first().is_some_and(is_event)
+        // here, while whoever sent this report sends only this report again. Newer progress in front of
+        // the first event stands for it, a checkpoint does not.
+        let mut telling = reports
+            .iter()
+            .filter(|report| !matches!(report, Report::Checkpoint(_)));
+        if telling.next().is_some_and(is_event)
             && let Some(flushed) = self.flush(&key, now)
         {
             out.push((flushed, None));
@@ -176,7 +183,7 @@ impl ProgressGate {
             && held.newest.is_none()
         {
             held.stored_at = Some(now);
-            held.interval = held.interval.max(INTERVAL_MIN);
+            held.interval = held.interval.max(FAILED_HOLD);
             self.hold(&key, attempt, lease_until, progress);
         }
     }

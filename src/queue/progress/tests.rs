@@ -79,6 +79,15 @@ impl Bench {
         out.iter().flat_map(|(entry, _)| words(entry)).collect()
     }
 
+    /// A group whose commit fails: whoever waits for a reply sends again, the rest is taken back.
+    fn fail(&mut self, now: u64, entries: Vec<Entry>) {
+        for (entry, slot) in self.group_entries(now, entries) {
+            if slot.is_none() {
+                self.gate.take_back(entry, at(now));
+            }
+        }
+    }
+
     fn group_entries(&mut self, now: u64, entries: Vec<Entry>) -> Vec<Addressed> {
         let mut out = Vec::new();
         for (slot, entry) in entries.into_iter().enumerate() {
@@ -333,23 +342,43 @@ fn what_a_failed_commit_held_comes_again_unless_there_is_newer() {
     bench.group(1, vec![held]);
     // An output releases it, and the commit fails: what was answered as held must not be lost.
     let report = bench.report(2, vec![output()]);
-    let out = bench.group_entries(2, vec![report]);
-    for (entry, slot) in out {
-        if slot.is_none() {
-            bench.gate.take_back(entry, at(2));
-        }
-    }
-    assert_eq!(bench.group(60, vec![]), ["2%"]);
+    bench.fail(2, vec![report]);
+    assert_eq!(bench.group(502, vec![]), ["2%"]);
 
-    let held = bench.report(61, vec![progress(3)]);
-    bench.group(61, vec![held]);
-    let out = bench.group_entries(200, vec![]);
-    let newer = bench.report(201, vec![progress(4)]);
-    assert!(bench.group_entries(201, vec![newer]).is_empty());
+    bench.gate.committed(&bench.job);
+    let held = bench.report(503, vec![progress(3)]);
+    bench.group(503, vec![held]);
+    let out = bench.group_entries(600, vec![]);
+    let newer = bench.report(601, vec![progress(4)]);
+    assert!(bench.group_entries(601, vec![newer]).is_empty());
     for (entry, _) in out {
-        bench.gate.take_back(entry, at(202));
+        bench.gate.take_back(entry, at(602));
     }
-    assert_eq!(bench.group(300, vec![]), ["4%"]);
+    assert_eq!(bench.group(700, vec![]), ["4%"]);
+}
+
+#[test]
+fn held_progress_survives_a_failed_commit_that_began_with_a_checkpoint() {
+    let mut bench = Bench::new(INTERVAL);
+    for millis in 0..2 {
+        let report = bench.report(millis, vec![progress(millis as u32 + 1)]);
+        bench.group(millis, vec![report]);
+    }
+    let checkpoint = Report::Checkpoint(Payload::text("here"));
+    let report = bench.report(2, vec![checkpoint, output()]);
+    bench.fail(2, vec![report]);
+    assert_eq!(bench.group(502, vec![]), ["2%"]);
+}
+
+#[test]
+fn what_a_failed_commit_held_waits_for_half_a_second_whatever_the_interval() {
+    let mut bench = Bench::new(Duration::ZERO);
+    let first = bench.report(0, vec![progress(1)]);
+    let mut out = bench.group_entries(0, vec![first]);
+    let (entry, _) = out.remove(0);
+    bench.gate.take_back(entry, at(0));
+    assert!(bench.group(499, vec![]).is_empty());
+    assert_eq!(bench.group(500, vec![]), ["1%"]);
 }
 
 #[test]

@@ -31,8 +31,8 @@ select 'default', randomblob(16), 'work', 'default', state, 0, i, 1, 1, 0,
     iif(state in ('running', 'cancelling'), i, null), 1, 1, i, i,
     iif(state = 'succeeded', i, null), cast(state || i as blob), 1, x'7b7d', x'7b7d'
 from n, states;
-insert into segments (job_id, first_sequence, last_sequence, tags, body)
-select id, 1, 1, x'01', x'0a00' from jobs";
+insert into segments (tenant, job_id, first_sequence, last_sequence, tags, body)
+select tenant, id, 1, 1, x'01', x'0a00' from jobs";
 
 /// The steps of a statement's plan, a line each.
 async fn steps(connection: &mut SqliteConnection, sql: &str) -> Vec<String> {
@@ -68,7 +68,7 @@ const CASES: [Case; 10] = [
         read::JOB_WITH_PAYLOADS,
         &[
             "SEARCH j USING PRIMARY KEY (tenant=? AND id=?)",
-            "SEARCH i USING PRIMARY KEY (job_id=? AND role=?)",
+            "SEARCH i USING PRIMARY KEY (tenant=? AND job_id=? AND role=?)",
         ],
         &["TEMP B-TREE"],
     ),
@@ -86,7 +86,7 @@ const CASES: [Case; 10] = [
         read::LOG,
         &[
             "SEARCH j USING PRIMARY KEY (tenant=? AND id=?)",
-            "SEARCH segments USING INDEX segments_of_job (job_id=? AND first_sequence>? AND first_sequence<?)",
+            "SEARCH segments USING INDEX segments_of_job (tenant=? AND job_id=? AND first_sequence>? AND first_sequence<?)",
         ],
         &[],
     ),
@@ -107,7 +107,7 @@ const CASES: [Case; 10] = [
     ),
     (
         purge::DELETE_SEGMENTS,
-        &["SEARCH segments USING INDEX segments_of_job (job_id=?)"],
+        &["SEARCH segments USING INDEX segments_of_job (tenant=? AND job_id=?)"],
         &[],
     ),
 ];
@@ -155,6 +155,9 @@ async fn a_claim_reads_the_heads_of_its_lane_and_sorts_nothing_that_waits() {
         !steps.iter().any(|step| step.contains("SCAN j")),
         "{steps:#?}"
     );
+    let by_key = "USING PRIMARY KEY (tenant=? AND job_id=? AND role=?)";
+    let payloads = steps.iter().filter(|step| step.contains(by_key));
+    assert_eq!(payloads.count(), 2, "{steps:#?}");
 }
 
 #[tokio::test]
@@ -173,7 +176,8 @@ async fn a_group_is_written_by_primary_keys() {
             continue;
         }
         let steps = self::steps(&mut connection, sql).await;
-        let scans = |step: &String| step.starts_with("SCAN jobs") || step.starts_with("SCAN seg");
+        let tables = ["SCAN jobs", "SCAN segments", "SCAN payloads", "SCAN depths"];
+        let scans = |step: &String| tables.iter().any(|table| step.starts_with(table));
         assert!(!steps.iter().any(scans), "{sql}\n{steps:#?}");
     }
 }

@@ -15,21 +15,24 @@ returning queue, job_type, state";
 
 /// What stood beside a deleted job. `$1` tenant, `$2` id, `$3` queue, `$4` type, `$5` state.
 const DELETE_THE_REST: &str = "
-delete from payloads where job_id = $2;
-delete from segments where job_id = $2;
+delete from payloads where tenant = $1 and job_id = $2;
+delete from segments where tenant = $1 and job_id = $2;
 update depths set jobs = jobs - 1
-where tenant = $1 and queue = $3 and job_type = $4 and state = $5";
+where tenant = $1 and queue = $3 and job_type = $4 and state = $5;
+delete from depths
+where tenant = $1 and queue = $3 and job_type = $4 and state = $5 and jobs = 0";
 
 /// `$1` tenant, `$2` id, `$3` through which sequence. The last segment always stays.
 pub(super) const DELETE_SEGMENTS: &str = "
-delete from segments where job_id = $2 and last_sequence <= $3 and exists (
+delete from segments where tenant = $1 and job_id = $2 and last_sequence <= $3 and exists (
     select 1 from jobs j
     where j.tenant = $1 and j.id = $2 and j.state in ('succeeded', 'failed', 'cancelled', 'expired')
         and segments.last_sequence < j.last_sequence)";
 
 const SET_FIRST_SEQUENCE: &str = "
 update jobs set version = version + 1,
-    first_sequence = (select min(first_sequence) from segments where job_id = $2)
+    first_sequence = (
+        select min(first_sequence) from segments where tenant = $1 and job_id = $2)
 where tenant = $1 and id = $2 returning first_sequence";
 
 impl Writer {

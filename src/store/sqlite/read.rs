@@ -22,9 +22,12 @@ pub(super) const JOB_WITH_PAYLOADS: &str = concat!(
     job_columns!(),
     ", i.kind, i.media_type, i.body, r.kind, r.media_type, r.body, c.kind, c.media_type, c.body
       from jobs j
-      left join payloads i on i.job_id = j.id and i.role = 'input'
-      left join payloads r on r.job_id = j.id and r.role = 'result'
-      left join payloads c on c.job_id = j.id and c.role = 'checkpoint'
+      left join payloads i
+          on i.tenant = j.tenant and i.job_id = j.id and i.role = 'input'
+      left join payloads r
+          on r.tenant = j.tenant and r.job_id = j.id and r.role = 'result'
+      left join payloads c
+          on c.tenant = j.tenant and c.job_id = j.id and c.role = 'checkpoint'
       where j.tenant = $1 and j.id = $2"
 );
 
@@ -64,9 +67,9 @@ pub(super) const LOG: &str = concat!(
           select first_position from (
               select first_position, sum(length(body)) over earlier as bytes_before
               from segments
-              where job_id = $2 and first_sequence >= coalesce((
+              where tenant = $1 and job_id = $2 and first_sequence >= coalesce((
                   select max(first_sequence) from segments
-                  where job_id = $2 and first_sequence <= $3 + 1), 0)
+                  where tenant = $1 and job_id = $2 and first_sequence <= $3 + 1), 0)
                   and first_sequence <= $4 + max($3, (
                       select first_sequence from jobs where tenant = $1 and id = $2))
               window earlier as (
@@ -86,7 +89,7 @@ select tenant, id, attempt from jobs
 where state in ('running', 'cancelling') and lease_expires_at_us < $1
 order by lease_expires_at_us limit $2";
 
-const DEPTHS: &str = "select queue, job_type, tenant, state, jobs from depths where jobs <> 0";
+const DEPTHS: &str = "select queue, job_type, tenant, state, jobs from depths";
 
 pub(super) async fn job(
     pool: &SqlitePool,

@@ -193,9 +193,9 @@ impl RowSet {
     }
 
     /// Payloads: see `MAKE_GROUP`.
-    pub(super) fn of_payloads(payloads: &[(JobId, Role, Payload)]) -> Self {
-        Self::of(payloads, |(id, role, payload), arena| {
-            let id = arena.put(id.as_uuid().as_bytes());
+    pub(super) fn of_payloads(payloads: &[(JobKey, Role, Payload)]) -> Self {
+        Self::of(payloads, |(key, role, payload), arena| {
+            let id = arena.put(key.id.as_uuid().as_bytes());
             let body = arena.put(payload.as_bytes());
             let kind = match payload.content() {
                 Content::Json(_) => "json",
@@ -203,6 +203,7 @@ impl RowSet {
                 Content::Data(_) => "data",
             };
             (
+                key.tenant.as_str(),
                 id.0,
                 role.as_str(),
                 kind,
@@ -218,12 +219,14 @@ impl RowSet {
         let numbered: Vec<_> = segments.iter().zip(positions).collect();
         Self::of(&numbered, |(published, position), arena| {
             let segment = &published.segment;
-            let id = arena.put(published.job.key.id.as_uuid().as_bytes());
+            let key = &published.job.key;
+            let id = arena.put(key.id.as_uuid().as_bytes());
             let tags = arena.put(segment.tags());
             let body = arena.put(segment.body());
             let first = segment.first_sequence();
             (
                 **position,
+                key.tenant.as_str(),
                 id.0,
                 first,
                 segment.last_sequence(),

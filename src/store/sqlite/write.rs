@@ -79,24 +79,29 @@ where jobs.tenant = n.tenant and jobs.id = n.id and jobs.version = n.read_versio
 select raise(abort, 'a row was not as it was read')
 where new.jobs_changed > 0 and changes() <> new.jobs_changed;
 
--- Each row: 0 job, 1 role, 2 kind, 3 media type, 4 body, 5 its length.
-insert into payloads (job_id, role, kind, media_type, body)
-select substr(new.payloads_arena, value->>0, 16), value->>1, value->>2, value->>3,
-    substr(new.payloads_arena, value->>4, value->>5)
+-- Each row: 0 tenant, 1 job, 2 role, 3 kind, 4 media type, 5 body, 6 its length.
+insert into payloads (tenant, job_id, role, kind, media_type, body)
+select value->>0, substr(new.payloads_arena, value->>1, 16), value->>2, value->>3, value->>4,
+    substr(new.payloads_arena, value->>5, value->>6)
 from jsonb_each(new.payloads) where true
-on conflict (job_id, role) do update set
+on conflict (tenant, job_id, role) do update set
     kind = excluded.kind, media_type = excluded.media_type, body = excluded.body;
 
--- Each row: 0 position, 1 job, 2 first sequence, 3 last, 4 tags, 5 their length, 6 body, 7 its length.
-insert into segments (first_position, job_id, first_sequence, last_sequence, tags, body)
-select value->>0, substr(new.segments_arena, value->>1, 16), value->>2, value->>3,
-    substr(new.segments_arena, value->>4, value->>5), substr(new.segments_arena, value->>6, value->>7)
+-- Each row: 0 position, 1 tenant, 2 job, 3 first sequence, 4 last, 5 tags, 6 their length, 7 body,
+-- 8 its length.
+insert into segments (first_position, tenant, job_id, first_sequence, last_sequence, tags, body)
+select value->>0, value->>1, substr(new.segments_arena, value->>2, 16), value->>3, value->>4,
+    substr(new.segments_arena, value->>5, value->>6), substr(new.segments_arena, value->>7, value->>8)
 from jsonb_each(new.segments);
 
 -- Each row: 0 tenant, 1 queue, 2 type, 3 state, 4 by how much.
 insert into depths (tenant, queue, job_type, state, jobs)
 select value->>0, value->>1, value->>2, value->>3, value->>4 from jsonb_each(new.depths) where true
 on conflict (tenant, queue, job_type, state) do update set jobs = jobs + excluded.jobs;
+
+-- What came to zero goes: see the table.
+delete from depths where jobs = 0 and (tenant, queue, job_type, state) in (
+    select value->>0, value->>1, value->>2, value->>3 from jsonb_each(new.depths));
 
 update meta set value = new.next_position where name = 'next_position';
 
@@ -136,8 +141,10 @@ pub(super) const LANE_HEADS: &str = concat!(
           where queue = n.value->>0 and job_type = n.value->>1 and tenant = n.value->>2
               and state = 'queued'
           order by priority desc, run_at_us, id limit $2 + 0)
-      left join payloads i on i.job_id = j.id and i.role = 'input'
-      left join payloads c on c.job_id = j.id and c.role = 'checkpoint'
+      left join payloads i
+          on i.tenant = j.tenant and i.job_id = j.id and i.role = 'input'
+      left join payloads c
+          on c.tenant = j.tenant and c.job_id = j.id and c.role = 'checkpoint'
       order by n.key, j.priority desc, j.run_at_us, j.id"
 );
 

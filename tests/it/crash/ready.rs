@@ -61,8 +61,8 @@ insert into jobs
         updated_at_us, ended_at_us, idempotency_key, version, spec, detail
     from copies c, (select * from jobs where state = 'queued' limit 1);
 insert into segments
-    select (select value from meta where name = 'next_position') + i, c.id, s.first_sequence,
-        s.last_sequence, s.tags, s.body
+    select (select value from meta where name = 'next_position') + i, s.tenant, c.id,
+        s.first_sequence, s.last_sequence, s.tags, s.body
     from copies c, (
         select * from segments where job_id = (select id from jobs where state = 'queued' limit 1)) s;
 update meta set value = value + 200000 where name = 'next_position';

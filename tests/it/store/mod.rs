@@ -29,6 +29,7 @@ macro_rules! contract {
             submits::a_cancel_that_changes_nothing_stores_nothing,
             submits::a_life_from_submit_to_result_is_stored_step_by_step,
             submits::another_tenant_sees_and_changes_nothing,
+            submits::two_tenants_may_have_a_job_of_the_same_id,
             keys::the_same_key_and_request_give_the_same_job,
             keys::the_same_key_with_another_request_is_refused,
             keys::a_key_used_twice_in_one_group_makes_one_job,

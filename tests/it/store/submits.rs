@@ -174,3 +174,27 @@ pub(crate) async fn another_tenant_sees_and_changes_nothing(bench: Bench) {
     lane.lane.tenant = pacenote::job::name::Name::of("thief");
     assert_eq!(bench.commit(vec![], vec![lane]).await.claimed, []);
 }
+
+pub(crate) async fn two_tenants_may_have_a_job_of_the_same_id(bench: Bench) {
+    let one = bench.new_job().tenant("one").input(Payload::text("1"));
+    let mut two = bench.new_job().tenant("two").input(Payload::text("2"));
+    two.new.key.id = one.new.key.id;
+    let keys = [one.new.key.clone(), two.new.key.clone()];
+    let entries = vec![one.hand_over(), two.hand_over()];
+    let committed = bench.commit(entries, vec![]).await;
+    for (job, text) in committed.claimed.iter().zip(["1", "2"]) {
+        let finish = Outcome::Succeeded(Some(Payload::text(text)));
+        bench.finish(&job.job, finish).await;
+    }
+    for (key, text) in keys.iter().zip(["1", "2"]) {
+        let payloads = bench.get(key).await.payloads;
+        assert_eq!(payloads.input, Some(Payload::text(text)));
+        assert_eq!(payloads.result, Some(Payload::text(text)));
+    }
+    // What is over for one of them is not over for the other one.
+    let purge = vec![Purge::Job(keys[0].clone())];
+    assert_eq!(bench.purge(purge).await, [Purged::Job(keys[0].clone())]);
+    let left = bench.get(&keys[1]).await;
+    assert_eq!(left.payloads.input, Some(Payload::text("2")));
+    assert_eq!(bench.log(&keys[1]).await.len(), 3);
+}
