@@ -70,7 +70,7 @@ pub(super) const LOG: &str = concat!(
               where tenant = $1 and job_id = $2 and first_sequence >= coalesce((
                   select max(first_sequence) from segments
                   where tenant = $1 and job_id = $2 and first_sequence <= $3 + 1), 0)
-                  and first_sequence <= $4 + max($3, (
+                  and first_sequence < $4 + max($3 + 1, (
                       select first_sequence from jobs where tenant = $1 and id = $2))
               window earlier as (
                   order by first_sequence rows between unbounded preceding and 1 preceding))
