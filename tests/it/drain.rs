@@ -149,13 +149,18 @@ async fn what_is_claimed_while_the_stop_begins_is_handed_back_too() {
                 drop(puppets.next().await);
             }
         });
+        let (answered, mut answers) = tokio::sync::mpsc::unbounded_channel();
         let submits = (0..30).map(|_| {
-            let mut client = server.client.clone();
-            tokio::spawn(async move { client.submit(submit_request("puppet")).await })
+            let (mut client, answered) = (server.client.clone(), answered.clone());
+            tokio::spawn(async move {
+                let answer = client.submit(submit_request("puppet")).await;
+                answered.send(()).expect("the test waits");
+                answer
+            })
         });
         let submits: Vec<_> = submits.collect();
-        for _ in 0..round * 3 {
-            tokio::task::yield_now().await;
+        for _ in 0..round {
+            soon(answers.recv()).await.expect("an answer");
         }
         server.begin_stop();
         for answer in soon(join_all(submits)).await {
