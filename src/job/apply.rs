@@ -103,8 +103,7 @@ impl Job {
         match report {
             Report::Progress(progress) => {
                 let detail = &mut self.0.detail;
-                let merged =
-                    progress.merged(detail.progress.as_ref(), &mut detail.progress_origin, now);
+                let merged = progress.merged(&mut detail.progress_origin, now);
                 // What an encoded progress event costs beyond its texts, roughly: ids and numbers.
                 detail.progress_bytes +=
                     (96 + merged.unit.len() + merged.phase.len() + merged.message.len()) as u64;

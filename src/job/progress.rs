@@ -120,14 +120,9 @@ impl Progress {
         Ok(())
     }
 
-    /// What is stored when this report follows `before` in the same attempt: the fraction computed
-    /// where it is absent and never lower, rate and estimated end measured from `origin`.
-    pub fn merged(
-        mut self,
-        before: Option<&Self>,
-        origin: &mut Option<ProgressOrigin>,
-        now: Timestamp,
-    ) -> Self {
+    /// What is stored of this report: the fraction computed where it is absent and never lower than
+    /// `origin` has seen in this attempt, rate and estimated end measured from there.
+    pub fn merged(mut self, origin: &mut Option<ProgressOrigin>, now: Timestamp) -> Self {
         if self.fraction.is_none()
             && let (Some(done), Some(total)) = (self.completed_units, self.total_units)
             && total > 0
@@ -136,10 +131,7 @@ impl Progress {
         }
         let origin = origin.get_or_insert_default();
         if let Some(fraction) = &mut self.fraction {
-            // An origin that was stored before it kept the highest knows only of the report before.
-            let before = before.and_then(|before| before.fraction);
-            let highest = origin.highest.or(before).unwrap_or(0.0);
-            *fraction = fraction.max(highest);
+            *fraction = fraction.max(origin.highest.unwrap_or(0.0));
             origin.highest = Some(*fraction);
         }
         self.units_per_second = self.completed_units.and_then(|done| {
@@ -179,11 +171,11 @@ mod tests {
     #[test]
     fn a_lower_fraction_is_stored_as_the_highest_so_far() {
         let mut origin = None;
-        let first = Progress::fraction(0.6).merged(None, &mut origin, START);
-        let second =
-            Progress::fraction(0.4)
-                .with_message("again")
-                .merged(Some(&first), &mut origin, START);
+        let first = Progress::fraction(0.6).merged(&mut origin, START);
+        assert_eq!(first.fraction, Some(0.6));
+        let second = Progress::fraction(0.4)
+            .with_message("again")
+            .merged(&mut origin, START);
         assert_eq!(second.fraction, Some(0.6));
         assert_eq!(second.message, "again");
     }
@@ -191,15 +183,13 @@ mod tests {
     #[test]
     fn a_report_without_a_fraction_does_not_let_the_next_one_go_back() {
         let mut origin = None;
-        let mut before = None;
         for (report, stored) in [
             (Progress::fraction(0.6), Some(0.6)),
             (Progress::default().with_message("x"), None),
             (Progress::fraction(0.4), Some(0.6)),
         ] {
-            let merged = report.merged(before.as_ref(), &mut origin, START);
+            let merged = report.merged(&mut origin, START);
             assert_eq!(merged.fraction, stored);
-            before = Some(merged);
         }
     }
 
@@ -207,16 +197,15 @@ mod tests {
     fn rate_and_end_are_known_though_the_first_report_had_neither_units_nor_fraction() {
         let mut origin = None;
         let at = |seconds| START.after(Duration::from_secs(seconds));
-        let mut stored =
-            Progress::default()
-                .with_message("connecting")
-                .merged(None, &mut origin, at(0));
+        let mut stored = Progress::default()
+            .with_message("connecting")
+            .merged(&mut origin, at(0));
         for report in [
             (5, Progress::units(100, None, "rows")),
             (10, Progress::units(200, Some(1_000), "rows")),
             (20, Progress::units(400, Some(1_000), "rows")),
         ] {
-            stored = report.1.merged(Some(&stored), &mut origin, at(report.0));
+            stored = report.1.merged(&mut origin, at(report.0));
         }
         assert_eq!(stored.units_per_second, Some(20.0), "of 15 seconds");
         let end = stored.estimated_end_at.expect("a pace is known");
@@ -225,7 +214,7 @@ mod tests {
 
     #[test]
     fn the_fraction_comes_from_the_units_only_where_it_is_absent_and_a_total_is_known() {
-        let merged = |progress: Progress| progress.merged(None, &mut None, START).fraction;
+        let merged = |progress: Progress| progress.merged(&mut None, START).fraction;
         assert_eq!(merged(Progress::units(1, Some(4), "pages")), Some(0.25));
         assert_eq!(merged(Progress::units(9, Some(4), "pages")), Some(1.0));
         assert_eq!(merged(Progress::units(1, None, "pages")), None);
@@ -240,14 +229,13 @@ mod tests {
     #[test]
     fn rate_and_end_are_measured_from_the_attempts_first_report() {
         let mut origin = None;
-        let first = Progress::units(100, Some(1_100), "rows").merged(None, &mut origin, START);
+        let first = Progress::units(100, Some(1_100), "rows").merged(&mut origin, START);
         assert_eq!(
             (first.units_per_second, first.estimated_end_at),
             (None, None)
         );
         let later = START.after(Duration::from_secs(10));
-        let second =
-            Progress::units(600, Some(1_100), "rows").merged(Some(&first), &mut origin, later);
+        let second = Progress::units(600, Some(1_100), "rows").merged(&mut origin, later);
         assert_eq!(second.units_per_second, Some(50.0));
         let end = second.estimated_end_at.expect("a pace is known");
         assert_eq!(end.since(later).as_secs_f64().round(), 10.0);
