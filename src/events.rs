@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::broadcast;
 
-use crate::job::Job;
 use crate::job::name::{JobKey, Name};
 use crate::job::segment::Segment;
+use crate::job::{Job, JobSnapshot};
 
 /// Commits that a listener may fall behind before it has to read the log. Chosen small: the log is
 /// cheap to read, and a channel of 1,024 would cost 30 KiB a watched job.
@@ -27,10 +27,23 @@ const CHANNEL_BYTES: usize = 512 * 1024;
 pub enum News {
     /// It has new events, and this is the job after them.
     Events(Arc<Job>, Arc<Segment>),
+    /// It is over: its last events, and all there is to show of it.
+    Over(Arc<JobSnapshot>, Arc<Segment>),
     /// It has new events in the log.
     Stored,
     /// It was purged.
     Purged,
+}
+
+impl News {
+    /// What it keeps in memory until everyone has heard it.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Events(_, segment) => segment.body().len(),
+            Self::Over(snapshot, segment) => segment.body().len() + snapshot.payloads.bytes(),
+            Self::Stored | Self::Purged => 0,
+        }
+    }
 }
 
 /// One channel for every job that somebody listens to. Cheap to clone.
@@ -59,17 +72,12 @@ impl Channel {
     fn send(&mut self, news: News) {
         let heard = self.unheard.len().saturating_sub(self.sender.len());
         self.unheard.drain(..heard);
-        let (news, bytes) = match news {
-            News::Events(job, segment) => {
-                let bytes = segment.body().len();
-                let held: usize = self.unheard.iter().sum();
-                if held + bytes > CHANNEL_BYTES && held > 0 {
-                    (News::Stored, 0)
-                } else {
-                    (News::Events(job, segment), bytes)
-                }
-            }
-            news @ (News::Stored | News::Purged) => (news, 0),
+        let bytes = news.bytes();
+        let held: usize = self.unheard.iter().sum();
+        let (news, bytes) = if held + bytes > CHANNEL_BYTES && held > 0 && bytes > 0 {
+            (News::Stored, 0)
+        } else {
+            (news, bytes)
         };
         self.unheard.push_back(bytes);
         // Nobody is listening any more: fine.
@@ -298,7 +306,9 @@ mod tests {
     fn heard(listener: &mut Listener) -> Vec<i64> {
         let all = std::iter::from_fn(|| listener.try_next());
         all.map(|heard| match heard {
-            Heard::News(News::Events(_, segment)) => segment.first_sequence(),
+            Heard::News(News::Events(_, segment) | News::Over(_, segment)) => {
+                segment.first_sequence()
+            }
             Heard::News(News::Stored | News::Purged) => 0,
             Heard::Lagged => -1,
         })
@@ -327,10 +337,7 @@ mod tests {
     fn what_is_kept_for_the_slow_is_bounded_in_bytes() {
         let hub = Hub::new();
         let mut slow = hub.listen(&key("a"), 9).expect("room");
-        let body = |bytes| match events(1, bytes) {
-            News::Events(_, segment) => segment.body().len(),
-            News::Stored | News::Purged => 0,
-        };
+        let body = |bytes| events(1, bytes).bytes();
         // Two fill the channel to the byte; the third is one too many.
         let overhead = body(CHANNEL_BYTES / 2) - CHANNEL_BYTES / 2;
         let half = CHANNEL_BYTES / 2 - overhead;

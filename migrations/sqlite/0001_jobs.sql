@@ -1,5 +1,7 @@
 -- Jobs, their payloads and their logs. Times are microseconds since the epoch, UTC, but for leases,
 -- which are by the steady clock of the process that wrote them and mean nothing to another one.
+--
+-- No column checks its values against a list: SQLite builds a table of the list for every row written.
 
 -- The narrow row: everything a claim, a filter or a guard looks at. Without rowid: its primary key is
 -- also the order in which jobs are listed.
@@ -8,9 +10,7 @@ create table jobs (
     id blob not null check (length(id) = 16),
     job_type text not null,
     queue text not null,
-    state text not null check (state in (
-        'scheduled', 'blocked', 'queued', 'running', 'cancelling',
-        'succeeded', 'failed', 'cancelled', 'expired')),
+    state text not null,
     priority integer not null,
     run_at_us integer not null,
     attempt integer not null,
@@ -25,7 +25,7 @@ create table jobs (
     -- A blob: keys are any bytes, and JSON functions cut text at U+0000.
     idempotency_key blob,
     version integer not null,
-    -- JSON. What never changes, and what is shown but never searched.
+    -- JSON. What else never changes, and what is shown but never searched.
     spec blob not null,
     detail blob not null,
     primary key (tenant, id)
@@ -45,8 +45,8 @@ create unique index jobs_key on jobs (tenant, idempotency_key) where idempotency
 create table payloads (
     tenant text not null,
     job_id blob not null,
-    role text not null check (role in ('input', 'result', 'checkpoint')),
-    kind text not null check (kind in ('json', 'text', 'data')),
+    role text not null, -- input, result or checkpoint
+    kind text not null, -- json, text or data
     media_type text,
     body blob not null,
     primary key (tenant, job_id, role)
@@ -80,7 +80,8 @@ create table depths (
     primary key (tenant, queue, job_type, state)
 ) strict, without rowid;
 
--- One value a name: the id of the store, the key of its tokens, the position of the next event.
+-- One value a name: the id of the store, the key of its tokens, the position of the next event as of the
+-- last purge (what is still in the log is counted there).
 create table meta (
     name text primary key,
     value any not null

@@ -74,7 +74,7 @@ pub struct JobFields {
 }
 
 /// What never changes after the submit.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct JobSpec {
     /// What runs it.
     pub job_type: Name,
@@ -83,13 +83,10 @@ pub struct JobSpec {
     /// Higher runs sooner.
     pub priority: i32,
     /// For finding it again.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// The caller's key, if any.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
     /// SHA-256 over the normalised request, in hex; only where there is a key.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub fingerprint: String,
     /// What its type allows.
     pub retry_policy: RetryPolicy,
@@ -127,11 +124,22 @@ pub struct JobDetail {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub streams: BTreeMap<String, u64>,
     /// Bytes of output and log lines kept.
+    #[serde(skip_serializing_if = "is_zero")]
     pub log_bytes: u64,
     /// Bytes of output and log lines dropped because the bound was reached.
+    #[serde(skip_serializing_if = "is_zero")]
     pub dropped_log_bytes: u64,
     /// Bytes of progress events stored: each quarter of the log's bound doubles their interval.
+    #[serde(skip_serializing_if = "is_zero")]
     pub progress_bytes: u64,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Where a job is in its life.
@@ -226,6 +234,25 @@ pub struct Payloads {
     pub result: Option<Payload>,
     /// The newest one saved.
     pub checkpoint: Option<Payload>,
+}
+
+impl Payloads {
+    /// Takes a newer result or checkpoint.
+    pub(crate) fn put(&mut self, result: Option<Payload>, checkpoint: Option<Payload>) {
+        if result.is_some() {
+            self.result = result;
+        }
+        if checkpoint.is_some() {
+            self.checkpoint = checkpoint;
+        }
+    }
+
+    /// How large their contents are together. Bytes.
+    pub fn bytes(&self) -> usize {
+        let all = [&self.input, &self.result, &self.checkpoint];
+        let bytes = all.map(|payload| payload.as_ref().map_or(0, |p| p.as_bytes().len()));
+        bytes.iter().sum()
+    }
 }
 
 /// A job to be: checked, with every default filled in.

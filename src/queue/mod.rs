@@ -19,7 +19,6 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 pub use attempts::{StopCause, StopSignal};
 pub use places::Places;
@@ -77,7 +76,8 @@ pub(crate) struct Shared {
     failed: CancellationToken,
     failure: OnceLock<StoreError>,
     bytes: Arc<Semaphore>,
-    writer: TaskTracker,
+    /// The writer has ended: nothing more will be stored.
+    written: CancellationToken,
 }
 
 impl Shared {
@@ -89,19 +89,6 @@ impl Shared {
         // Failed before: the first cause stands.
         let _ = self.failure.set(error.clone());
         self.failed.cancel();
-    }
-}
-
-/// Says that the store has failed where the writer ends in a panic: nobody else could, and everyone
-/// would wait for ever.
-struct WriterGuard(Arc<Shared>);
-
-impl Drop for WriterGuard {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0
-                .fail(&StoreError::Failed("the writer has panicked".to_owned()));
-        }
     }
 }
 
@@ -139,16 +126,12 @@ impl JobQueue {
             failed: CancellationToken::new(),
             failure: OnceLock::new(),
             bytes: Arc::new(Semaphore::new(BYTES_WAITING_MAX)),
-            writer: TaskTracker::new(),
+            written: CancellationToken::new(),
         });
         let (requests, receiver) = mpsc::channel(REQUESTS_WAITING_MAX);
-        let writer = Writer::new(Arc::clone(&shared), receiver, waiting);
-        let guard = WriterGuard(Arc::clone(&shared));
-        shared.writer.spawn(async move {
-            writer.run().await;
-            drop(guard);
-        });
-        shared.writer.close();
+        Writer::new(Arc::clone(&shared), receiver, waiting)
+            .start()
+            .map_err(|error| Error::internal(&format!("no thread for the writer: {error}")))?;
         let queue = Self { shared, requests };
         loop {
             match queue.sweep_leases(Timestamp::from_micros(i64::MAX)).await {
@@ -468,7 +451,7 @@ impl JobQueue {
     pub async fn close(&self) {
         // The writer is gone already: fine.
         let _ = self.requests.send(Request::Stop).await;
-        self.shared.writer.wait().await;
+        self.shared.written.cancelled().await;
         self.shared.store.close().await;
     }
 

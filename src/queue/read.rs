@@ -1,6 +1,7 @@
 //! Looking at jobs: one, a page of them, a page of a log, or waiting for something to happen.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Precondition, Violations};
@@ -222,8 +223,16 @@ impl JobQueue {
                 });
             }
             tokio::select! {
-                // next() is cancel safe, and what it says is read from the store anyway.
-                () = heard_of_the_end(&mut listener, after) => {}
+                // next() is cancel safe, and what it says is in the store as well.
+                heard = heard_of_the_end(&mut listener, after) => {
+                    if let Some(over) = heard {
+                        let mut snapshot = Arc::unwrap_or_clone(over);
+                        if view == View::Basic {
+                            snapshot.payloads = Payloads::default();
+                        }
+                        return Ok(Waited { snapshot, timed_out: false });
+                    }
+                }
                 () = tokio::time::sleep_until(deadline) => timed_out = true,
                 () = self.shared.draining.cancelled() => timed_out = true,
                 () = self.shared.failed.cancelled() => return Err(Error::outcome_unknown()),
@@ -238,12 +247,16 @@ fn is_over(job: &Job, after: Option<i64>) -> bool {
 }
 
 /// Listens until there is a reason to read the store: a job may commit a thousand times before its end,
-/// and what is heard of each commit says whether it was the one.
-async fn heard_of_the_end(listener: &mut Listener, after: Option<i64>) {
+/// and what is heard of each commit says whether it was the one. Answers the job where it is over and
+/// need not be read at all.
+async fn heard_of_the_end(listener: &mut Listener, after: Option<i64>) -> Option<Arc<JobSnapshot>> {
     loop {
         match listener.next().await {
             Heard::News(News::Events(job, _)) if !is_over(&job, after) => {}
-            Heard::News(News::Events(..) | News::Stored | News::Purged) | Heard::Lagged => return,
+            Heard::News(News::Over(snapshot, _)) => return Some(snapshot),
+            Heard::News(News::Events(..) | News::Stored | News::Purged) | Heard::Lagged => {
+                return None;
+            }
         }
     }
 }

@@ -77,7 +77,12 @@ impl Submission {
             violations.check(&field("queue"), Name::new(&self.queue))
         };
         check_scalars(&self, &field, &mut violations);
-        let fingerprint = fingerprint(&self);
+        let has_key = !self.idempotency_key.is_empty();
+        let fingerprint = if has_key {
+            fingerprint(&self)
+        } else {
+            String::new()
+        };
         let input = violations.check(&field("input"), self.input);
         if let (Some((_, known)), Some(input)) = (known, &input)
             && let Err(problems) = (known.check)(input.as_ref())
@@ -92,7 +97,6 @@ impl Submission {
                 &"a request without violations has a part missing",
             ));
         };
-        let has_key = !self.idempotency_key.is_empty();
         Ok(NewJob {
             key: JobKey {
                 tenant: self.tenant,
@@ -104,7 +108,7 @@ impl Submission {
                 priority: self.priority,
                 labels: self.labels,
                 idempotency_key: has_key.then_some(self.idempotency_key),
-                fingerprint: if has_key { fingerprint } else { String::new() },
+                fingerprint,
                 retry_policy: known.settings.retry_policy.clone(),
                 timeouts: known.settings.timeouts.clone(),
                 log_bytes_max,

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Builder;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -15,7 +16,7 @@ use crate::events::News;
 use crate::job::limits::LEASE;
 use crate::job::name::Name;
 use crate::job::time::Timestamp;
-use crate::job::{Change, JobState};
+use crate::job::{Change, JobSnapshot, JobState};
 use crate::queue::Shared;
 use crate::queue::attempts::StopSignal;
 use crate::queue::places::{Places, Waiting};
@@ -100,6 +101,20 @@ struct Batch {
 type ReplyTo = oneshot::Sender<Result<Vec<Answer>, Error>>;
 type PurgedTo = oneshot::Sender<Result<Vec<Purged>, Error>>;
 
+/// Says that the writer has ended; and where that was a panic, that the store has failed: nobody else
+/// could, and everyone would wait for ever.
+struct Guard(Arc<Shared>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0
+                .fail(&StoreError::Failed("the writer has panicked".to_owned()));
+        }
+        self.0.written.cancel();
+    }
+}
+
 impl Writer {
     pub(super) fn new(
         shared: Arc<Shared>,
@@ -115,8 +130,21 @@ impl Writer {
         }
     }
 
+    /// Begins to work, on a thread of its own: a store may block it (see [`JobStore`](crate::store::JobStore)), and there is no
+    /// way shorter than none from a request to its commit.
+    pub(super) fn start(self) -> std::io::Result<()> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let guard = Guard(Arc::clone(&self.shared));
+        let work = move || {
+            runtime.block_on(self.run());
+            drop(guard);
+        };
+        let thread = std::thread::Builder::new().name("pacenote-writer".to_owned());
+        thread.spawn(work).map(drop)
+    }
+
     /// Works until it is told to stop, or the store has failed.
-    pub(super) async fn run(mut self) {
+    async fn run(mut self) {
         while let Some(batch) = self.next_batch().await {
             if let Err(error) = self.write(batch).await {
                 self.fail(&error).await;
@@ -309,7 +337,17 @@ impl Writer {
                 self.shared.due_changed.notify_one();
             }
             self.shared.hub.publish(&job.key, || {
-                News::Events(Arc::clone(job), Arc::clone(&published.segment))
+                let segment = Arc::clone(&published.segment);
+                match &published.payloads {
+                    None => News::Events(Arc::clone(job), segment),
+                    Some(payloads) => {
+                        let snapshot = JobSnapshot {
+                            job: Arc::clone(job),
+                            payloads: payloads.clone(),
+                        };
+                        News::Over(Arc::new(snapshot), segment)
+                    }
+                }
             });
         }
     }

@@ -19,6 +19,9 @@ use crate::job::time::Timestamp;
 use crate::job::{Change, Job, JobSnapshot, JobState, NewJob, Payloads, Refusal};
 
 /// What every store can do. One process writes at a time.
+///
+/// [`JobStore::commit`] and [`JobStore::purge`] may block the thread that polls them, for as long as a
+/// disk takes: call them from a thread of their own.
 #[async_trait]
 pub trait JobStore: Send + Sync + 'static {
     /// Makes a group of changes, then claims waiting jobs, all in one durable transaction. A change
@@ -203,6 +206,8 @@ pub struct Published {
     pub job: Arc<Job>,
     /// Its new events.
     pub segment: Arc<Segment>,
+    /// With the last ones: the job's payloads, where the store knew them without reading.
+    pub payloads: Option<Payloads>,
 }
 
 /// Which jobs of a tenant.

@@ -14,6 +14,13 @@ use crate::job::{Applied, Change, Job, JobState, NewJob, Payloads};
 use crate::store::{ClaimTerms, Claimed, Committed, Demand, Entry, Group, Published, Reply};
 use crate::wire;
 
+/// Payloads that are kept of a job with a live attempt. Bytes. Chosen: most are smaller, and so many of
+/// them as jobs run at once cost little.
+const BESIDE_BYTES_MAX: usize = 4 * 1024;
+/// Payloads of a job that is over which are passed to its watchers; larger ones they read themselves.
+/// Bytes. Chosen: what a watch may hold of what it heard anyway.
+const END_BYTES_MAX: usize = 64 * 1024;
+
 /// What the backend has read for a group.
 #[derive(Debug, Default)]
 pub(super) struct Known {
@@ -21,6 +28,8 @@ pub(super) struct Known {
     pub(super) jobs: HashMap<JobKey, Arc<Job>>,
     /// Those among them that have one of its idempotency keys.
     pub(super) keys: HashMap<(Name, String), JobKey>,
+    /// What is stored beside some of them: input and checkpoint.
+    pub(super) payloads: HashMap<JobKey, Payloads>,
     /// The heads of the lanes in demand, each lane in its own order.
     pub(super) candidates: Vec<Claimed>,
 }
@@ -38,6 +47,8 @@ pub(super) struct Plan {
     pub(super) positions: Vec<i64>,
     /// The position after the last event.
     pub(super) next_position: i64,
+    /// What stands beside each job that has a live attempt now, where it is small.
+    pub(super) leased: HashMap<JobKey, Payloads>,
     /// What to answer.
     pub(super) committed: Committed,
 }
@@ -66,7 +77,10 @@ struct Touched {
     /// State and version when it was read; `None` for a new one.
     before: Option<(JobState, i64)>,
     events: SegmentBuilder,
+    /// New in this group.
     payloads: Payloads,
+    /// All that stands beside it now, where that is known.
+    beside: Option<Payloads>,
     /// With what an attempt needs, where this group claimed it.
     claimed: Option<Payloads>,
 }
@@ -82,6 +96,7 @@ pub(super) fn plan(group: Group, known: Known, next_position: i64) -> Plan {
     let mut planner = Planner {
         jobs: known.jobs,
         keys: known.keys,
+        payloads: known.payloads,
         touched: Vec::new(),
         index: HashMap::new(),
         claims: Vec::new(),
@@ -100,6 +115,7 @@ pub(super) fn plan(group: Group, known: Known, next_position: i64) -> Plan {
 struct Planner {
     jobs: HashMap<JobKey, Arc<Job>>,
     keys: HashMap<(Name, String), JobKey>,
+    payloads: HashMap<JobKey, Payloads>,
     touched: Vec<Touched>,
     index: HashMap<JobKey, usize>,
     /// Indexes of claimed jobs, in the order of their claims.
@@ -128,20 +144,21 @@ impl Planner {
             self.keys.insert(key, new.key.clone());
         }
         self.index.insert(new.key, index);
+        let payloads = Payloads {
+            input: new.input,
+            ..Payloads::default()
+        };
         self.touched.push(Touched {
             job,
             before: None,
             events: SegmentBuilder::default(),
-            payloads: Payloads {
-                input: new.input,
-                ..Payloads::default()
-            },
+            beside: Some(payloads.clone()),
+            payloads,
             claimed: None,
         });
         self.absorb(index, applied);
         if hand_over {
-            let payloads = self.touched[index].payloads.clone();
-            self.claim_one(index, payloads);
+            self.claim_one(index);
         }
         Pending::Touched {
             index,
@@ -201,10 +218,11 @@ impl Planner {
             return Some(*index);
         }
         let job = Job::clone(self.jobs.get(key)?);
-        Some(self.add(job))
+        let beside = self.payloads.remove(key);
+        Some(self.add(job, beside))
     }
 
-    fn add(&mut self, job: Job) -> usize {
+    fn add(&mut self, job: Job, beside: Option<Payloads>) -> usize {
         let index = self.touched.len();
         self.index.insert(job.key.clone(), index);
         self.touched.push(Touched {
@@ -212,6 +230,7 @@ impl Planner {
             job,
             events: SegmentBuilder::default(),
             payloads: Payloads::default(),
+            beside,
             claimed: None,
         });
         index
@@ -220,12 +239,11 @@ impl Planner {
     fn absorb(&mut self, index: usize, applied: Applied) {
         let touched = &mut self.touched[index];
         wire::encode_events(&mut touched.events, touched.job.key.id, applied.events);
-        if applied.result.is_some() {
-            touched.payloads.result = applied.result;
+        if let Some(beside) = &mut touched.beside {
+            beside.put(applied.result.clone(), applied.checkpoint.clone());
         }
-        if applied.checkpoint.is_some() {
-            touched.payloads.checkpoint = applied.checkpoint;
-        }
+        let payloads = &mut touched.payloads;
+        payloads.put(applied.result, applied.checkpoint);
     }
 
     /// Claims from the lanes. What this group has touched waits for the next one: its row was read
@@ -245,19 +263,19 @@ impl Planner {
             }
             *left -= 1;
             let job = Arc::unwrap_or_clone(candidate.job);
-            let index = self.add(job);
-            self.claim_one(index, candidate.payloads);
+            let index = self.add(job, Some(candidate.payloads));
+            self.claim_one(index);
         }
     }
 
-    fn claim_one(&mut self, index: usize, payloads: Payloads) {
+    fn claim_one(&mut self, index: usize) {
         let claim = Change::Claim {
             worker_id: self.terms.worker_id.clone(),
             lease_until: self.terms.lease_until,
         };
         if let Ok(applied) = self.touched[index].job.apply(claim, self.now) {
             self.absorb(index, applied);
-            self.touched[index].claimed = Some(payloads);
+            self.touched[index].claimed = self.touched[index].beside.clone();
             self.claims.push(index);
         }
     }
@@ -269,6 +287,7 @@ impl Planner {
             payloads: Vec::new(),
             positions: Vec::new(),
             next_position,
+            leased: HashMap::new(),
             committed: Committed {
                 replies: Vec::new(),
                 claimed: Vec::new(),
@@ -286,6 +305,7 @@ impl Planner {
             }
             let job = Arc::new(touched.job);
             plan.write(&job, touched.before, touched.payloads, touched.events);
+            plan.keep(&job, touched.beside);
             jobs.push(job);
         }
         plan.committed.depth_changes = depths
@@ -351,7 +371,23 @@ impl Plan {
             self.committed.published.push(Published {
                 job: Arc::clone(job),
                 segment: Arc::new(segment),
+                payloads: None,
             });
+        }
+    }
+
+    /// Keeps what stands beside a job that has just been written: for its next change while it is
+    /// leased, for its watchers once it is over.
+    fn keep(&mut self, job: &Job, beside: Option<Payloads>) {
+        let Some(beside) = beside else { return };
+        if job.state.is_leased() && beside.bytes() <= BESIDE_BYTES_MAX {
+            self.leased.insert(job.key.clone(), beside);
+        } else if job.state.is_terminal() && beside.bytes() <= END_BYTES_MAX {
+            if let Some(last) = self.committed.published.last_mut()
+                && last.job.key == job.key
+            {
+                last.payloads = Some(beside);
+            }
         }
     }
 }

@@ -97,6 +97,8 @@ pub struct Watch {
     /// The job is over, and this was its last sequence.
     over_at: Option<i64>,
     finished: bool,
+    /// What the last message shows, where it was heard.
+    end: Option<Arc<JobSnapshot>>,
     batch: Batch,
     /// Heard, and taken in part only: its other events come next.
     rest: Option<Arc<Segment>>,
@@ -193,6 +195,7 @@ impl Watch {
             behind: false,
             over_at: None,
             finished: false,
+            end: None,
             batch: Batch::default(),
             rest: None,
             held: None,
@@ -372,6 +375,8 @@ impl Watch {
             events: BATCH_EVENTS_MAX,
             bytes: BATCH_BYTES_MAX,
         };
+        // It takes a while until the end is reached: what was heard of it may be purged by then.
+        self.end = None;
         let part = self.queue.shared.store.log(&self.key, range).await?;
         let part = part.ok_or(Error::Purged { id: self.key.id })?;
         let next_kept = part
@@ -455,16 +460,10 @@ impl Watch {
 
     fn hear(&mut self, heard: Heard) -> Result<(), Error> {
         match heard {
-            Heard::News(News::Events(job, segment)) => {
-                if segment.last_sequence() <= self.taken {
-                    return Ok(());
-                }
-                if segment.first_sequence() > self.taken + 1 {
-                    self.behind = true;
-                } else {
-                    self.take_heard(segment);
-                }
-                self.look_at(&job);
+            Heard::News(News::Events(job, segment)) => self.hear_events(&job, segment),
+            Heard::News(News::Over(snapshot, segment)) => {
+                self.hear_events(&snapshot.job, segment);
+                self.end = Some(snapshot);
             }
             Heard::News(News::Stored) | Heard::Lagged => self.behind = true,
             Heard::News(News::Purged) => return Err(Error::Purged { id: self.key.id }),
@@ -472,12 +471,29 @@ impl Watch {
         Ok(())
     }
 
+    fn hear_events(&mut self, job: &Job, segment: Arc<Segment>) {
+        if segment.last_sequence() <= self.taken {
+            return;
+        }
+        if segment.first_sequence() > self.taken + 1 {
+            self.behind = true;
+        } else {
+            self.take_heard(segment);
+        }
+        self.look_at(job);
+    }
+
     async fn last_message(&mut self) -> Result<WatchMessage, Error> {
-        let found = self.queue.get(&self.key, View::Full).await;
-        let snapshot = found.map_err(|error| match error {
-            Error::NotFound { id } => Error::Purged { id },
-            other => other,
-        })?;
+        let snapshot = match self.end.take() {
+            Some(end) => Arc::unwrap_or_clone(end),
+            None => {
+                let found = self.queue.get(&self.key, View::Full).await;
+                found.map_err(|error| match error {
+                    Error::NotFound { id } => Error::Purged { id },
+                    other => other,
+                })?
+            }
+        };
         self.finished = true;
         Ok(WatchMessage {
             through_sequence: self.taken,

@@ -12,7 +12,7 @@ const BUSY: [i32; 2] = [5, 6];
 /// NOTADB.
 const FATAL: [i32; 6] = [3, 8, 10, 11, 14, 26];
 
-/// What an error of SQLite means to a caller of the store.
+/// What an error of a reader means to a caller of the store.
 pub(super) fn store_error(error: sqlx::Error) -> StoreError {
     let code = match &error {
         sqlx::Error::Database(error) => error.code().and_then(|code| code.parse::<i32>().ok()),
@@ -22,6 +22,16 @@ pub(super) fn store_error(error: sqlx::Error) -> StoreError {
         }
         _ => None,
     };
+    meaning(code, &error)
+}
+
+/// What an error of the writer means to a caller of the store.
+pub(super) fn write_error(error: rusqlite::Error) -> StoreError {
+    let code = error.sqlite_error().map(|error| error.extended_code);
+    meaning(code, &error)
+}
+
+fn meaning(code: Option<i32>, error: &dyn std::fmt::Display) -> StoreError {
     match code {
         Some(FULL | SHMSIZE) => StoreError::DiskFull,
         Some(code) if BUSY.contains(&(code & 0xff)) => StoreError::Busy,

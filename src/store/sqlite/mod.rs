@@ -14,18 +14,17 @@ mod write;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::{Connection, Row, SqlitePool};
-use tokio::sync::Mutex;
+use sqlx::SqlitePool;
 use uuid::Uuid;
 
 use crate::job::name::{JobKey, Lane};
 use crate::job::time::Timestamp;
 use crate::job::{Job, JobSnapshot, JobState};
-use crate::store::sqlite::errors::store_error;
+use crate::store::sqlite::errors::write_error;
 use crate::store::sqlite::write::Writer;
 use crate::store::{
     Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, OpenError, Purge, Purged,
@@ -42,12 +41,13 @@ const QUIET: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct SqliteStore {
     path: PathBuf,
-    writer: Mutex<Option<Writer>>,
+    /// Changes block the thread that makes them: the queue has one for them. See [`JobStore`].
+    writer: Arc<Mutex<Option<Writer>>>,
     readers: SqlitePool,
     secret: [u8; 32],
     store_id: Uuid,
     /// Held for as long as the store is open: dropping it lets the next server in.
-    lock: std::sync::Mutex<Option<File>>,
+    lock: Mutex<Option<File>>,
 }
 
 impl SqliteStore {
@@ -60,11 +60,14 @@ impl SqliteStore {
         let opened = open::open(path).await?;
         Ok(Self {
             path: opened.path,
-            writer: Mutex::new(Some(Writer::new(opened.writer, opened.next_position))),
+            writer: Arc::new(Mutex::new(Some(Writer::new(
+                opened.writer,
+                opened.next_position,
+            )))),
             readers: opened.readers,
             secret: opened.secret,
             store_id: opened.store_id,
-            lock: std::sync::Mutex::new(Some(opened.lock)),
+            lock: Mutex::new(Some(opened.lock)),
         })
     }
 
@@ -78,6 +81,26 @@ impl SqliteStore {
     }
 }
 
+/// Cuts the write-ahead log back, unless the writer is at work: then the log is used again as it is.
+fn truncate(writer: &Mutex<Option<Writer>>) -> Result<(), StoreError> {
+    let Ok(mut writer) = writer.try_lock() else {
+        return Ok(());
+    };
+    match writer.as_mut() {
+        Some(writer) if writer.quiet_for() >= QUIET => {
+            let truncate = "pragma wal_checkpoint(truncate)";
+            let done = writer.connection.query_row(truncate, [], |_| Ok(()));
+            done.map_err(write_error)
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// What a panic left behind is whole: a group that was not committed is not remembered either.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn closed() -> StoreError {
     StoreError::Failed("the store is closed".to_owned())
 }
@@ -85,8 +108,10 @@ fn closed() -> StoreError {
 #[async_trait]
 impl JobStore for SqliteStore {
     async fn commit(&self, group: Group) -> Result<Committed, StoreError> {
-        let mut writer = self.writer.lock().await;
-        writer.as_mut().ok_or_else(closed)?.commit(group).await
+        locked(&self.writer)
+            .as_mut()
+            .ok_or_else(closed)?
+            .commit(group)
     }
 
     async fn job(&self, key: &JobKey, view: View) -> Result<Option<JobSnapshot>, StoreError> {
@@ -118,8 +143,10 @@ impl JobStore for SqliteStore {
     }
 
     async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, StoreError> {
-        let mut writer = self.writer.lock().await;
-        writer.as_mut().ok_or_else(closed)?.purge(purge).await
+        locked(&self.writer)
+            .as_mut()
+            .ok_or_else(closed)?
+            .purge(purge)
     }
 
     fn secret(&self) -> [u8; 32] {
@@ -127,32 +154,24 @@ impl JobStore for SqliteStore {
     }
 
     async fn tidy(&self) -> Result<u64, StoreError> {
-        // A writer that is at work is not asked: the log is used again as it is.
-        if self.wal_bytes() > WAL_BYTES_KEPT
-            && let Ok(mut writer) = self.writer.try_lock()
-            && let Some(writer) = writer.as_mut()
-            && writer.quiet_for() >= QUIET
-        {
-            sqlx::query("pragma wal_checkpoint(truncate)")
-                .fetch_one(&mut writer.connection)
-                .await
-                .and_then(|row| row.try_get::<i64, _>(0))
-                .map_err(store_error)?;
+        if self.wal_bytes() > WAL_BYTES_KEPT {
+            let writer = Arc::clone(&self.writer);
+            // Moves up to the whole log: not on a thread that others wait for.
+            let done = tokio::task::spawn_blocking(move || truncate(&writer));
+            done.await
+                .map_err(|error| StoreError::Internal(error.to_string()))??;
         }
         Ok(self.wal_bytes())
     }
 
     async fn close(&self) {
-        let writer = self.writer.lock().await.take();
+        let writer = locked(&self.writer).take();
         // The readers first: only the last connection moves the write-ahead log into the database, and
         // theirs cannot. So a store that was closed is one whole file.
         self.readers.close().await;
-        if let Some(writer) = writer {
-            // What was answered is on disk; a failure to say good-bye changes nothing.
-            let _ = writer.connection.close().await;
-        }
+        // What was answered is on disk; a failure to say good-bye changes nothing.
+        let _ = tokio::task::spawn_blocking(move || drop(writer)).await;
         // Whoever still holds a queue must not keep the next server out.
-        let lock = self.lock.lock();
-        drop(lock.unwrap_or_else(PoisonError::into_inner).take());
+        drop(locked(&self.lock).take());
     }
 }

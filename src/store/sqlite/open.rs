@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::OpenFlags;
 use sqlx::migrate::MigrateError;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
@@ -14,7 +15,6 @@ use sqlx::{ConnectOptions, Connection, Row, SqlitePool};
 use uuid::Uuid;
 
 use crate::store::OpenError;
-use crate::store::sqlite::write::MAKE_GROUP;
 
 /// "PACE": says in the file's header whose it is. Source: sqlite.org/fileformat.html, offset 68.
 const APPLICATION_ID: u32 = 0x5041_4345;
@@ -24,10 +24,19 @@ const SQLITE_VERSION_MIN: (u32, u32, u32) = (3, 51, 3);
 const READERS: u32 = 4;
 /// Pages of the log before the writer moves them into the database: 16 MiB, so that a busy server
 /// syncs the database file seldom.
-const CHECKPOINT_PAGES: &str = "4096";
+const CHECKPOINT_PAGES: u32 = 4096;
+/// How long another program may hold the database before a change is refused.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Prepared statements of the writer: more than it has, so that each is prepared once.
+const STATEMENTS_KEPT: usize = 64;
 
 /// `APPLICATION_ID` in decimal, as the pragma wants it.
 const SIGN: &str = "pragma application_id = 1346454341";
+
+const POSITION_AFTER_THE_LOG: &str = "
+select first_position + last_sequence - first_sequence + 1 from segments
+where first_position = (select max(first_position) from segments)
+union all select null order by 1 desc limit 1";
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -35,7 +44,7 @@ static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite")
 pub(super) struct Opened {
     /// Where it is, links followed.
     pub(super) path: PathBuf,
-    pub(super) writer: SqliteConnection,
+    pub(super) writer: rusqlite::Connection,
     pub(super) readers: SqlitePool,
     pub(super) next_position: i64,
     pub(super) secret: [u8; 32],
@@ -49,22 +58,27 @@ pub(super) async fn open(path: &Path) -> Result<Opened, OpenError> {
     let is_new = look_at_header(path)?;
     let options = SqliteConnectOptions::new()
         .filename(path)
-        .busy_timeout(Duration::from_secs(5))
+        .busy_timeout(BUSY_TIMEOUT)
         .disable_statement_logging();
     let unusable = |error: sqlx::Error| unusable(path, &error);
     if is_new {
         sign(&options).await.map_err(unusable)?;
     }
-    let mut writer = writer_options(&options).connect().await.map_err(unusable)?;
-    check_version(&mut writer).await.map_err(unusable)??;
-    migrate(path, &mut writer).await?;
-    sqlx::raw_sql(MAKE_GROUP)
-        .execute(&mut writer)
+    let mut migrator = options
+        .clone()
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .connect()
         .await
         .map_err(unusable)?;
-    let meta = read_meta(&mut writer).await.map_err(unusable)?;
+    check_version(&mut migrator).await.map_err(unusable)??;
+    migrate(path, &mut migrator).await?;
+    let meta = read_meta(&mut migrator).await.map_err(unusable)?;
     let (store_id, secret, next_position) =
         meta.ok_or_else(|| unusable(sqlx::Error::Protocol("its meta table is damaged".into())))?;
+    let writer = connect_writer(path).map_err(|error| self::unusable(path, &error))?;
+    // Only now: the last connection that closes moves a whole write-ahead log.
+    migrator.close().await.map_err(unusable)?;
     let readers = SqlitePoolOptions::new()
         .max_connections(READERS)
         .min_connections(READERS)
@@ -90,13 +104,16 @@ pub(super) async fn open(path: &Path) -> Result<Opened, OpenError> {
     })
 }
 
-fn writer_options(options: &SqliteConnectOptions) -> SqliteConnectOptions {
-    options
-        .clone()
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
-        .pragma("temp_store", "memory")
+/// The connection that writes. What it answers is on disk: `synchronous=FULL`.
+fn connect_writer(path: &Path) -> rusqlite::Result<rusqlite::Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let writer = rusqlite::Connection::open_with_flags(path, flags)?;
+    writer.busy_timeout(BUSY_TIMEOUT)?;
+    writer.pragma_update(None, "synchronous", "full")?;
+    writer.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    writer.pragma_update(None, "temp_store", "memory")?;
+    writer.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+    Ok(writer)
 }
 
 /// The file behind a path: one store has one lock, by whatever way it is reached.
@@ -233,17 +250,22 @@ async fn migrate(path: &Path, writer: &mut SqliteConnection) -> Result<(), OpenE
 
 /// The store's id, secret and next position; `None` where one is missing.
 async fn read_meta(
-    writer: &mut SqliteConnection,
+    connection: &mut SqliteConnection,
 ) -> Result<Option<(Uuid, [u8; 32], i64)>, sqlx::Error> {
     let rows = sqlx::query("select name, value from meta")
-        .fetch_all(writer)
+        .fetch_all(&mut *connection)
         .await?;
+    let newest: Option<i64> = sqlx::query(POSITION_AFTER_THE_LOG)
+        .fetch_one(connection)
+        .await?
+        .try_get(0)?;
     let (mut store_id, mut secret, mut next_position) = (None, None, None);
     for row in &rows {
         match row.try_get::<&str, _>(0)? {
             "store_id" => store_id = Uuid::from_slice(row.try_get(1)?).ok(),
             "secret" => secret = row.try_get::<&[u8], _>(1)?.try_into().ok(),
-            "next_position" => next_position = Some(row.try_get::<i64, _>(1)?),
+            // As of the last purge; what is still in the log is counted there.
+            "next_position" => next_position = Some(row.try_get::<i64, _>(1)?).max(newest),
             _ => {}
         }
     }

@@ -8,7 +8,7 @@ use crate::job::name::{JobKey, Lane};
 use crate::job::time::Timestamp;
 use crate::job::{Job, JobSnapshot, JobState, Payloads};
 use crate::store::sqlite::errors::store_error;
-use crate::store::sqlite::rows::{self, JOB_COLUMNS, get, job_columns};
+use crate::store::sqlite::rows::{self, JOB_COLUMNS, job_columns};
 use crate::store::{Due, ListQuery, LogPart, LogRange, StoreError, View};
 
 const JOB: &str = concat!(
@@ -51,7 +51,7 @@ pub(super) const LIST: &str = concat!(
           and ($5 = '[]' or j.queue in (select value from json_each($5)))
           and ($6 is null or j.created_at_us >= $6)
           and ($7 is null or j.created_at_us < $7)
-      order by j.id desc limit $8"
+      order by j.id desc limit $8 + 0"
 );
 
 /// A job beside its segments from the one that holds sequence `$3` + 1 on, until `$4` events or `$5`
@@ -82,12 +82,12 @@ pub(super) const LOG: &str = concat!(
 
 /// One more than asked for, to know when the next one is due.
 pub(super) const DUE: &str = "
-select tenant, id, run_at_us from jobs where state = 'scheduled' order by run_at_us limit $1";
+select tenant, id, run_at_us from jobs where state = 'scheduled' order by run_at_us limit $1 + 0";
 
 pub(super) const LEASES_ENDED: &str = "
 select tenant, id, attempt from jobs
 where state in ('running', 'cancelling') and lease_expires_at_us < $1
-order by lease_expires_at_us limit $2";
+order by lease_expires_at_us limit $2 + 0";
 
 const DEPTHS: &str = "select queue, job_type, tenant, state, jobs from depths";
 
@@ -192,7 +192,7 @@ pub(super) async fn due(
         next: None,
     };
     for row in &rows {
-        let run_at = Timestamp::from_micros(get(row, 2)?);
+        let run_at = Timestamp::from_micros(rows::number(row, 2)?);
         if run_at > now || due.keys.len() == limit {
             due.next = Some(run_at);
             break;
@@ -214,7 +214,7 @@ pub(super) async fn leases_ended(
         .await
         .map_err(store_error)?;
     rows.iter()
-        .map(|row| Ok((key_of(row)?, get(row, 2)?)))
+        .map(|row| Ok((key_of(row)?, rows::count(row, 2)?)))
         .collect()
 }
 
@@ -226,15 +226,11 @@ pub(super) async fn depths(pool: &SqlitePool) -> Result<Vec<(Lane, JobState, i64
     rows.iter()
         .map(|row| {
             let lane = Lane {
-                queue: rows::name(get(row, 0)?)?,
-                job_type: rows::name(get(row, 1)?)?,
-                tenant: rows::name(get(row, 2)?)?,
+                queue: rows::name(rows::text(row, 0)?)?,
+                job_type: rows::name(rows::text(row, 1)?)?,
+                tenant: rows::name(rows::text(row, 2)?)?,
             };
-            let state: &str = get(row, 3)?;
-            let state = JobState::parse(state).ok_or_else(|| {
-                StoreError::Internal(format!("the store counts jobs in the state {state:?}"))
-            })?;
-            Ok((lane, state, get(row, 4)?))
+            Ok((lane, rows::state(row, 3)?, rows::number(row, 4)?))
         })
         .collect()
 }
@@ -247,7 +243,7 @@ fn jobs(rows: &[sqlx::sqlite::SqliteRow]) -> Result<Vec<Arc<Job>>, StoreError> {
 
 fn key_of(row: &sqlx::sqlite::SqliteRow) -> Result<JobKey, StoreError> {
     Ok(JobKey {
-        tenant: rows::name(get(row, 0)?)?,
-        id: rows::job_id(get(row, 1)?)?,
+        tenant: rows::name(rows::text(row, 0)?)?,
+        id: rows::job_id(rows::blob(row, 1)?)?,
     })
 }

@@ -1,70 +1,175 @@
-//! Between rows and the words of `job`.
-//!
-//! Sets of rows go in as one JSON array, and every blob in them as a place in one big blob beside it
-//! (an [`Arena`]): `json_each` cuts text at U+0000 and knows no blobs, and one long bind is cheaper than
-//! many short ones.
+//! Between rows and the words of `job`, whichever library read them.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use serde::ser::{Serialize, SerializeSeq, Serializer};
+use serde::{Deserialize, Serialize};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
-use crate::job::name::{JobId, JobKey, Lane, Name};
+use crate::job::limits::{LOG_BYTES_DEFAULT, PROGRESS_INTERVAL_DEFAULT};
+use crate::job::name::{JobId, JobKey, Name};
 use crate::job::payload::{Content, Payload};
+use crate::job::policy::{RetryPolicy, Timeouts};
 use crate::job::segment::Segment;
 use crate::job::time::Timestamp;
-use crate::job::{Job, JobFields, JobState};
-use crate::store::plan::Role;
-use crate::store::{Demand, Published, StoreError};
+use crate::job::{Job, JobFields, JobSpec, JobState};
+use crate::store::StoreError;
 
 /// The columns of a job, in the order that [`job`] reads them. For `concat!`.
 macro_rules! job_columns {
     () => {
         "j.tenant, j.id, j.state, j.run_at_us, j.attempt, j.attempts_charged, j.attempts_lost, \
          j.lease_expires_at_us, j.first_sequence, j.last_sequence, j.created_at_us, \
-         j.updated_at_us, j.ended_at_us, j.version, j.spec, j.detail"
+         j.updated_at_us, j.ended_at_us, j.version, j.detail, \
+         j.job_type, j.queue, j.priority, j.idempotency_key, j.spec"
     };
 }
 pub(super) use job_columns;
 
 /// How many columns [`job_columns`] names.
-pub(super) const JOB_COLUMNS: usize = 16;
+pub(super) const JOB_COLUMNS: usize = 20;
+
+/// A row of the readers' library or of the writer's. Columns are counted from 0; one that holds
+/// something else than it is read as is damaged.
+pub(super) trait Columns {
+    /// Text, or null.
+    fn text(&self, column: usize) -> Result<Option<&str>, StoreError>;
+
+    /// A number, or null.
+    fn number(&self, column: usize) -> Result<Option<i64>, StoreError>;
+
+    /// Bytes, or null.
+    fn blob(&self, column: usize) -> Result<Option<&[u8]>, StoreError>;
+}
+
+impl Columns for SqliteRow {
+    fn text(&self, column: usize) -> Result<Option<&str>, StoreError> {
+        self.try_get(column).map_err(damaged_column)
+    }
+
+    fn number(&self, column: usize) -> Result<Option<i64>, StoreError> {
+        self.try_get(column).map_err(damaged_column)
+    }
+
+    fn blob(&self, column: usize) -> Result<Option<&[u8]>, StoreError> {
+        self.try_get(column).map_err(damaged_column)
+    }
+}
+
+impl Columns for rusqlite::Row<'_> {
+    fn text(&self, column: usize) -> Result<Option<&str>, StoreError> {
+        let value = self.get_ref(column).map_err(damaged_column)?;
+        value.as_str_or_null().map_err(damaged_column)
+    }
+
+    fn number(&self, column: usize) -> Result<Option<i64>, StoreError> {
+        let value = self.get_ref(column).map_err(damaged_column)?;
+        value.as_i64_or_null().map_err(damaged_column)
+    }
+
+    fn blob(&self, column: usize) -> Result<Option<&[u8]>, StoreError> {
+        let value = self.get_ref(column).map_err(damaged_column)?;
+        value.as_blob_or_null().map_err(damaged_column)
+    }
+}
 
 /// Reads a job from a row that begins with [`job_columns`].
-pub(super) fn job(row: &SqliteRow) -> Result<Job, StoreError> {
-    let state: &str = get(row, 2)?;
+pub(super) fn job(row: &impl Columns) -> Result<Job, StoreError> {
     Ok(Job::from_fields(JobFields {
         key: JobKey {
-            tenant: name(get(row, 0)?)?,
-            id: job_id(get(row, 1)?)?,
+            tenant: name(text(row, 0)?)?,
+            id: job_id(blob(row, 1)?)?,
         },
-        state: JobState::parse(state).ok_or_else(|| damaged("a state", &state))?,
-        run_at: Timestamp::from_micros(get(row, 3)?),
-        attempt: get(row, 4)?,
-        attempts_charged: get(row, 5)?,
-        attempts_lost: get(row, 6)?,
-        lease_expires_at: get::<Option<i64>>(row, 7)?.map(Timestamp::from_micros),
-        first_sequence: get(row, 8)?,
-        last_sequence: get(row, 9)?,
-        created_at: Timestamp::from_micros(get(row, 10)?),
-        updated_at: Timestamp::from_micros(get(row, 11)?),
-        ended_at: get::<Option<i64>>(row, 12)?.map(Timestamp::from_micros),
-        version: get(row, 13)?,
-        spec: Arc::new(from_json(get(row, 14)?)?),
-        detail: from_json(get(row, 15)?)?,
+        state: state(row, 2)?,
+        run_at: Timestamp::from_micros(number(row, 3)?),
+        attempt: count(row, 4)?,
+        attempts_charged: count(row, 5)?,
+        attempts_lost: count(row, 6)?,
+        lease_expires_at: row.number(7)?.map(Timestamp::from_micros),
+        first_sequence: number(row, 8)?,
+        last_sequence: number(row, 9)?,
+        created_at: Timestamp::from_micros(number(row, 10)?),
+        updated_at: Timestamp::from_micros(number(row, 11)?),
+        ended_at: row.number(12)?.map(Timestamp::from_micros),
+        version: number(row, 13)?,
+        detail: from_json(blob(row, 14)?)?,
+        spec: Arc::new(spec(row)?),
     }))
 }
 
+fn spec(row: &impl Columns) -> Result<JobSpec, StoreError> {
+    let key = row.blob(18)?.map(|key| String::from_utf8(key.to_vec()));
+    let rest: Rest<'static> = from_json(blob(row, 19)?)?;
+    Ok(JobSpec {
+        job_type: name(text(row, 15)?)?,
+        queue: name(text(row, 16)?)?,
+        priority: i32::try_from(number(row, 17)?).map_err(damaged_column)?,
+        idempotency_key: key.transpose().map_err(damaged_column)?,
+        labels: owned(rest.labels),
+        fingerprint: rest.fingerprint,
+        retry_policy: owned(rest.retry_policy),
+        timeouts: owned(rest.timeouts),
+        log_bytes_max: rest.log_bytes_max.unwrap_or(LOG_BYTES_DEFAULT),
+        progress_interval: rest.progress_interval.unwrap_or(PROGRESS_INTERVAL_DEFAULT),
+    })
+}
+
+/// What of a spec has no column of its own. What has its default is left out, because rows should be
+/// narrow: whoever changes a default says in a migration what the rows before it had.
+#[derive(Serialize, Deserialize)]
+struct Rest<'a> {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    labels: Option<Cow<'a, BTreeMap<String, String>>>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    fingerprint: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    retry_policy: Option<Cow<'a, RetryPolicy>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    timeouts: Option<Cow<'a, Timeouts>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    log_bytes_max: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    progress_interval: Option<Duration>,
+}
+
+/// The column `spec`: JSON of what has no column of its own.
+pub(super) fn rest_of(spec: &JobSpec) -> Vec<u8> {
+    to_json(&Rest {
+        labels: unless_default(&spec.labels),
+        fingerprint: spec.fingerprint.clone(),
+        retry_policy: unless_default(&spec.retry_policy),
+        timeouts: unless_default(&spec.timeouts),
+        log_bytes_max: (spec.log_bytes_max != LOG_BYTES_DEFAULT).then_some(spec.log_bytes_max),
+        progress_interval: (spec.progress_interval != PROGRESS_INTERVAL_DEFAULT)
+            .then_some(spec.progress_interval),
+    })
+}
+
+fn unless_default<T: Clone + Default + PartialEq>(value: &T) -> Option<Cow<'_, T>> {
+    (*value != T::default()).then_some(Cow::Borrowed(value))
+}
+
+fn owned<T: Clone + Default>(value: Option<Cow<'_, T>>) -> T {
+    value.map(Cow::into_owned).unwrap_or_default()
+}
+
+/// The text of one of our own words as JSON.
+pub(super) fn to_json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("our own words are JSON")
+}
+
 /// Reads a payload from three columns: kind, media type and body. `None` where they are null.
-pub(super) fn payload(row: &SqliteRow, first: usize) -> Result<Option<Payload>, StoreError> {
-    let Some(kind) = get::<Option<&str>>(row, first)? else {
+pub(super) fn payload(row: &impl Columns, first: usize) -> Result<Option<Payload>, StoreError> {
+    let Some(kind) = row.text(first)? else {
         return Ok(None);
     };
-    let media_type: Option<String> = get(row, first + 1)?;
-    let body: Vec<u8> = get(row, first + 2)?;
+    let media_type = row.text(first + 1)?.map(str::to_owned);
+    let body = blob(row, first + 2)?.to_vec();
     let text = |body| String::from_utf8(body).map_err(|error| damaged("a payload", &error));
     let content = match kind {
         "json" => Content::Json(text(body)?),
@@ -76,12 +181,15 @@ pub(super) fn payload(row: &SqliteRow, first: usize) -> Result<Option<Payload>, 
 }
 
 /// Reads a segment from three columns: first sequence, tags and body. `None` where they are null.
-pub(super) fn segment(row: &SqliteRow, first: usize) -> Result<Option<Arc<Segment>>, StoreError> {
-    let Some(first_sequence) = get::<Option<i64>>(row, first)? else {
+pub(super) fn segment(
+    row: &impl Columns,
+    first: usize,
+) -> Result<Option<Arc<Segment>>, StoreError> {
+    let Some(first_sequence) = row.number(first)? else {
         return Ok(None);
     };
-    let tags: Vec<u8> = get(row, first + 1)?;
-    let body: Vec<u8> = get(row, first + 2)?;
+    let tags = blob(row, first + 1)?.to_vec();
+    let body = blob(row, first + 2)?.to_vec();
     Segment::from_stored(first_sequence, tags, Bytes::from(body))
         .map(|segment| Some(Arc::new(segment)))
         .map_err(|error| damaged("a segment", &error))
@@ -97,13 +205,38 @@ pub(super) fn job_id(bytes: &[u8]) -> Result<JobId, StoreError> {
         .map_err(|error| damaged("an id", &error))
 }
 
-/// Reads one column.
-pub(super) fn get<'r, T>(row: &'r SqliteRow, column: usize) -> Result<T, StoreError>
-where
-    T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
-{
-    row.try_get(column)
-        .map_err(|error| damaged("a column", &error))
+/// Text that is never null.
+pub(super) fn text(row: &impl Columns, column: usize) -> Result<&str, StoreError> {
+    row.text(column)?.ok_or_else(null)
+}
+
+/// Where a job is in its life.
+pub(super) fn state(row: &impl Columns, column: usize) -> Result<JobState, StoreError> {
+    let state = text(row, column)?;
+    JobState::parse(state).ok_or_else(|| damaged("a state", &state))
+}
+
+/// A number that is never null.
+pub(super) fn number(row: &impl Columns, column: usize) -> Result<i64, StoreError> {
+    row.number(column)?.ok_or_else(null)
+}
+
+/// How many attempts.
+pub(super) fn count(row: &impl Columns, column: usize) -> Result<u32, StoreError> {
+    u32::try_from(number(row, column)?).map_err(damaged_column)
+}
+
+/// Bytes that are never null.
+pub(super) fn blob(row: &impl Columns, column: usize) -> Result<&[u8], StoreError> {
+    row.blob(column)?.ok_or_else(null)
+}
+
+fn null() -> StoreError {
+    damaged_column("null")
+}
+
+fn damaged_column(error: impl std::fmt::Display) -> StoreError {
+    damaged("a column", &error)
 }
 
 fn from_json<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError> {
@@ -114,265 +247,4 @@ fn damaged(what: &str, error: &dyn std::fmt::Display) -> StoreError {
     StoreError::Internal(format!(
         "the store holds {what} that cannot be read: {error}"
     ))
-}
-
-/// Many blobs in one, each found by where it begins (counted from 1, as SQL does) and its length.
-#[derive(Debug, Default)]
-pub(super) struct Arena(Vec<u8>);
-
-impl Arena {
-    fn put(&mut self, bytes: &[u8]) -> (usize, usize) {
-        let at = self.0.len() + 1;
-        self.0.extend_from_slice(bytes);
-        (at, bytes.len())
-    }
-
-    fn put_json(&mut self, value: &impl Serialize) -> (usize, usize) {
-        let at = self.0.len() + 1;
-        serde_json::to_writer(&mut self.0, value).expect("our own words are JSON");
-        (at, self.0.len() + 1 - at)
-    }
-}
-
-/// Rows as one JSON array, and the blobs in them.
-#[derive(Debug)]
-pub(super) struct RowSet {
-    pub(super) rows: String,
-    pub(super) arena: Vec<u8>,
-}
-
-impl RowSet {
-    fn of<'a, T, R: Serialize>(
-        items: &'a [T],
-        mut to_row: impl FnMut(&'a T, &mut Arena) -> R,
-    ) -> Self {
-        let mut arena = Arena::default();
-        let rows: Vec<R> = items.iter().map(|item| to_row(item, &mut arena)).collect();
-        Self {
-            rows: serde_json::to_string(&rows).expect("our own rows are JSON"),
-            arena: arena.0,
-        }
-    }
-
-    /// New jobs: see `MAKE_GROUP` for what each place is.
-    pub(super) fn of_new_jobs(jobs: &[Arc<Job>]) -> Self {
-        Self::of(jobs, |job, arena| {
-            let id = arena.put(job.key.id.as_uuid().as_bytes());
-            let key = job.spec.idempotency_key.as_ref();
-            let key = key.map(|key| arena.put(key.as_bytes()));
-            let spec = arena.put_json(&*job.spec);
-            let detail = arena.put_json(&job.detail);
-            NewJobRow(
-                job.key.tenant.as_str(),
-                id.0,
-                job.spec.job_type.as_str(),
-                job.spec.queue.as_str(),
-                job.spec.priority,
-                key.map(|key| key.0),
-                key.map(|key| key.1),
-                spec.0,
-                spec.1,
-                job.created_at.as_micros(),
-                JobRow::of(job, detail),
-            )
-        })
-    }
-
-    /// Changed jobs, each with the version that was read: see `MAKE_GROUP`.
-    pub(super) fn of_changed_jobs(jobs: &[(Arc<Job>, i64)]) -> Self {
-        Self::of(jobs, |(job, version), arena| {
-            let id = arena.put(job.key.id.as_uuid().as_bytes());
-            let detail = arena.put_json(&job.detail);
-            ChangedJobRow(
-                job.key.tenant.as_str(),
-                id.0,
-                *version,
-                JobRow::of(job, detail),
-            )
-        })
-    }
-
-    /// Payloads: see `MAKE_GROUP`.
-    pub(super) fn of_payloads(payloads: &[(JobKey, Role, Payload)]) -> Self {
-        Self::of(payloads, |(key, role, payload), arena| {
-            let id = arena.put(key.id.as_uuid().as_bytes());
-            let body = arena.put(payload.as_bytes());
-            let kind = match payload.content() {
-                Content::Json(_) => "json",
-                Content::Text(_) => "text",
-                Content::Data(_) => "data",
-            };
-            (
-                key.tenant.as_str(),
-                id.0,
-                role.as_str(),
-                kind,
-                payload.given_media_type(),
-                body.0,
-                body.1,
-            )
-        })
-    }
-
-    /// Segments, each with its position: see `MAKE_GROUP`.
-    pub(super) fn of_segments(segments: &[Published], positions: &[i64]) -> Self {
-        let numbered: Vec<_> = segments.iter().zip(positions).collect();
-        Self::of(&numbered, |(published, position), arena| {
-            let segment = &published.segment;
-            let key = &published.job.key;
-            let id = arena.put(key.id.as_uuid().as_bytes());
-            let tags = arena.put(segment.tags());
-            let body = arena.put(segment.body());
-            let first = segment.first_sequence();
-            (
-                **position,
-                key.tenant.as_str(),
-                id.0,
-                first,
-                segment.last_sequence(),
-                tags.0,
-                tags.1,
-                body.0,
-                body.1,
-            )
-        })
-    }
-
-    /// Movements of the counters: see `MAKE_GROUP`.
-    pub(super) fn of_depths(depths: &[(Lane, JobState, i64)]) -> Self {
-        Self::of(depths, |(lane, state, moved), _| {
-            let (tenant, queue) = (lane.tenant.as_str(), lane.queue.as_str());
-            (
-                tenant,
-                queue,
-                lane.job_type.as_str(),
-                state.as_str(),
-                *moved,
-            )
-        })
-    }
-
-    /// Jobs to look up: see `JOBS_BY_ID`.
-    pub(super) fn of_keys(keys: &[&JobKey]) -> Self {
-        Self::of(keys, |key, arena| {
-            (
-                key.tenant.as_str(),
-                arena.put(key.id.as_uuid().as_bytes()).0,
-            )
-        })
-    }
-
-    /// Idempotency keys to look up: see `JOBS_BY_KEY`.
-    pub(super) fn of_idempotency_keys(keys: &[(&Name, &str)]) -> Self {
-        Self::of(keys, |(tenant, key), arena| {
-            let key = arena.put(key.as_bytes());
-            (tenant.as_str(), key.0, key.1)
-        })
-    }
-
-    /// Lanes to claim from: see `LANE_HEADS`.
-    pub(super) fn of_lanes(demand: &[Demand]) -> Self {
-        Self::of(demand, |demand, _| {
-            let lane = &demand.lane;
-            (
-                lane.queue.as_str(),
-                lane.job_type.as_str(),
-                lane.tenant.as_str(),
-            )
-        })
-    }
-}
-
-/// A new job: what it keeps for ever, then what an update has too.
-struct NewJobRow<'a>(
-    &'a str,
-    usize,
-    &'a str,
-    &'a str,
-    i32,
-    Option<usize>,
-    Option<usize>,
-    usize,
-    usize,
-    i64,
-    JobRow,
-);
-
-impl Serialize for NewJobRow<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut row = serializer.serialize_seq(None)?;
-        row.serialize_element(self.0)?;
-        row.serialize_element(&self.1)?;
-        row.serialize_element(self.2)?;
-        row.serialize_element(self.3)?;
-        row.serialize_element(&self.4)?;
-        row.serialize_element(&self.5)?;
-        row.serialize_element(&self.6)?;
-        row.serialize_element(&self.7)?;
-        row.serialize_element(&self.8)?;
-        row.serialize_element(&self.9)?;
-        self.10.add_to(&mut row)?;
-        row.end()
-    }
-}
-
-/// A changed job: which one, then what has changed.
-struct ChangedJobRow<'a>(&'a str, usize, i64, JobRow);
-
-impl Serialize for ChangedJobRow<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut row = serializer.serialize_seq(None)?;
-        row.serialize_element(self.0)?;
-        row.serialize_element(&self.1)?;
-        row.serialize_element(&self.2)?;
-        self.3.add_to(&mut row)?;
-        row.end()
-    }
-}
-
-/// What an insert and an update have in common. Not a row within the row: a path into a nested array
-/// costs SQLite more than a number.
-struct JobRow {
-    state: &'static str,
-    run_at: i64,
-    attempts: [u32; 3],
-    lease_expires_at: Option<i64>,
-    sequences: [i64; 2],
-    updated_at: i64,
-    ended_at: Option<i64>,
-    version: i64,
-    detail: (usize, usize),
-}
-
-impl JobRow {
-    fn of(job: &Job, detail: (usize, usize)) -> Self {
-        Self {
-            state: job.state.as_str(),
-            run_at: job.run_at.as_micros(),
-            attempts: [job.attempt, job.attempts_charged, job.attempts_lost],
-            lease_expires_at: job.lease_expires_at.map(Timestamp::as_micros),
-            sequences: [job.first_sequence, job.last_sequence],
-            updated_at: job.updated_at.as_micros(),
-            ended_at: job.ended_at.map(Timestamp::as_micros),
-            version: job.version,
-            detail,
-        }
-    }
-
-    fn add_to<R: SerializeSeq>(&self, row: &mut R) -> Result<(), R::Error> {
-        row.serialize_element(self.state)?;
-        row.serialize_element(&self.run_at)?;
-        for attempts in &self.attempts {
-            row.serialize_element(attempts)?;
-        }
-        row.serialize_element(&self.lease_expires_at)?;
-        for sequence in &self.sequences {
-            row.serialize_element(sequence)?;
-        }
-        row.serialize_element(&self.updated_at)?;
-        row.serialize_element(&self.ended_at)?;
-        row.serialize_element(&self.version)?;
-        row.serialize_element(&self.detail.0)?;
-        row.serialize_element(&self.detail.1)
-    }
 }
