@@ -74,6 +74,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("prost_types", &["pb", "wire", "grpc", "client", "cli"]),
     ("prost_reflect", &["pb", "cli"]),
     ("sqlx", &["store/sqlite"]),
+    ("rusqlite", &["store/sqlite"]),
     // A module and not a library: the others know the store by its words and its trait.
     ("sqlite", &["store", "server", "cli/bench"]),
     ("clap", &["cli", "main"]),
@@ -330,6 +331,7 @@ fn a_planted_arrow_is_found() {
         ),
         ("store/mod.rs", "use sqlx::query;", "sqlx"),
         ("worker/mod.rs", "use sqlx as s;", "sqlx"),
+        ("store/plan.rs", "use rusqlite::Connection;", "rusqlite"),
         (
             "grpc/mod.rs",
             "use crate::store::sqlite::SqliteStore;",

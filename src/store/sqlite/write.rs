@@ -68,6 +68,19 @@ pub(super) const DROP_DEPTH: &str = "
 delete from depths
 where tenant = ?1 and queue = ?2 and job_type = ?3 and state = ?4 and jobs = 0";
 
+/// What is run once for each row that a group writes.
+#[cfg(test)]
+pub(super) const ROW_BY_ROW: [&str; 8] = [
+    INSERT_JOB,
+    UPDATE_JOB,
+    INSERT_PAYLOAD,
+    UPDATE_PAYLOAD,
+    INSERT_SEGMENT,
+    MOVE_DEPTH,
+    INSERT_DEPTH,
+    DROP_DEPTH,
+];
+
 pub(super) const JOB_BY_ID: &str = concat!(
     "select ",
     job_columns!(),
@@ -88,16 +101,13 @@ pub(super) const LANE_HEADS: &str = concat!(
     "select ",
     job_columns!(),
     ", i.kind, i.media_type, i.body, c.kind, c.media_type, c.body
-      from (
-          select id, priority as p, run_at_us as r from jobs
-          where queue = ?1 and job_type = ?2 and tenant = ?3 and state = 'queued'
-          order by priority desc, run_at_us, id limit ?4 + 0) heads
-      cross join jobs j on j.tenant = ?3 and j.id = heads.id
+      from jobs j
       left join payloads i
           on i.tenant = j.tenant and i.job_id = j.id and i.role = 'input'
       left join payloads c
           on c.tenant = j.tenant and c.job_id = j.id and c.role = 'checkpoint'
-      order by heads.p desc, heads.r, heads.id"
+      where j.queue = ?1 and j.job_type = ?2 and j.tenant = ?3 and j.state = 'queued'
+      order by j.priority desc, j.run_at_us, j.id limit ?4 + 0"
 );
 
 impl Writer {
