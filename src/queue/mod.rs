@@ -14,7 +14,7 @@ mod watch;
 mod writer;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
@@ -25,7 +25,7 @@ pub use places::Places;
 pub use read::{EventPage, EventQuery, JobPage, Waited, check_page_size, check_sequence};
 pub use submission::{InputCheck, KnownType, Submission, default_tenant};
 pub use watch::{Watch, WatchContent, WatchMessage, WatchOptions};
-pub use writer::Handed;
+pub use writer::{Begin, Handed};
 
 use crate::error::{Error, Precondition};
 use crate::events::Hub;
@@ -69,7 +69,8 @@ pub(crate) struct Shared {
     hub: Hub,
     settings: QueueSettings,
     attempts: Attempts,
-    pool: OnceLock<Arc<Pool>>,
+    /// Taken away when the writer ends: the pool knows the queue, too.
+    pool: Mutex<Option<Arc<Pool>>>,
     /// Somebody waits for a time that may come sooner than known.
     due_changed: Notify,
     draining: CancellationToken,
@@ -82,7 +83,12 @@ pub(crate) struct Shared {
 
 impl Shared {
     fn pool(&self) -> Option<Arc<Pool>> {
-        self.pool.get().cloned()
+        self.lock_pool().clone()
+    }
+
+    fn lock_pool(&self) -> MutexGuard<'_, Option<Arc<Pool>>> {
+        // Nothing in here can be left half done by a panic.
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn fail(&self, error: &StoreError) {
@@ -120,7 +126,7 @@ impl JobQueue {
             hub: Hub::new(),
             settings,
             attempts: Attempts::default(),
-            pool: OnceLock::new(),
+            pool: Mutex::default(),
             due_changed: Notify::new(),
             draining: CancellationToken::new(),
             failed: CancellationToken::new(),
@@ -281,27 +287,20 @@ impl JobQueue {
             .ok_or_else(|| Error::internal(&"the end of an attempt was held back"))
     }
 
-    /// Makes the pool of this process known: its places are filled from here on, and what is claimed
-    /// comes out of the receiver. Once only.
+    /// Makes the pool of this process known: its places are filled from here on, and each job that is
+    /// claimed is given to `begin`, on the writer's own thread. Once only.
     ///
     /// # Panics
     /// Where a pool is known already.
-    pub async fn attach_pool(
-        &self,
-        worker_id: String,
-        places: Places,
-        room: usize,
-    ) -> mpsc::Receiver<Handed> {
-        let (claimed, receiver) = mpsc::channel(room.max(1));
+    pub async fn attach_pool(&self, worker_id: String, places: Places, begin: Begin) {
         let pool = Pool {
             worker_id,
             places,
-            claimed,
+            begin,
         };
-        let first = self.shared.pool.set(Arc::new(pool)).is_ok();
-        assert!(first, "a queue has one pool");
+        let before = self.shared.lock_pool().replace(Arc::new(pool));
+        assert!(before.is_none(), "a queue has one pool");
         self.wake().await;
-        receiver
     }
 
     /// Looks again for work to hand out: a place has become free.
@@ -408,7 +407,7 @@ impl JobQueue {
     /// Begins the end: no new jobs, no new claims, and watches are told to come back.
     pub fn drain(&self) {
         // Places first: once the pool knows of the drain, nothing more may come to it.
-        if let Some(pool) = self.shared.pool.get() {
+        if let Some(pool) = self.shared.pool() {
             pool.places.close();
         }
         self.shared.draining.cancel();

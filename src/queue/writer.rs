@@ -61,12 +61,14 @@ pub(super) enum Answer {
 }
 
 /// Where claimed jobs go.
-#[derive(Debug)]
 pub(super) struct Pool {
     pub(super) worker_id: String,
     pub(super) places: Places,
-    pub(super) claimed: mpsc::Sender<Handed>,
+    pub(super) begin: Begin,
 }
+
+/// Begins the attempt of a claimed job, and comes back at once.
+pub type Begin = Box<dyn Fn(Handed) + Send + Sync>;
 
 /// A claimed job on its way into the pool.
 #[derive(Debug)]
@@ -111,6 +113,7 @@ impl Drop for Guard {
             self.0
                 .fail(&StoreError::Failed("the writer has panicked".to_owned()));
         }
+        self.0.lock_pool().take();
         self.0.written.cancel();
     }
 }
@@ -271,8 +274,8 @@ impl Writer {
                         answers[slot] = Answer::Stored(reply);
                     }
                 }
+                self.hand_out(committed.claimed, pool);
                 answer(batch.replies, &mut answers, None);
-                self.hand_out(committed.claimed, pool).await;
                 Ok(())
             }
             Err(error) => {
@@ -352,16 +355,11 @@ impl Writer {
         }
     }
 
-    async fn hand_out(&self, claimed: Vec<Claimed>, pool: Option<&Pool>) {
+    fn hand_out(&self, claimed: Vec<Claimed>, pool: Option<&Pool>) {
         let Some(pool) = pool else { return };
         for claimed in claimed {
             let stop = self.shared.attempts.begin(&claimed.job);
-            let key = claimed.job.key.clone();
-            let handed = Handed { claimed, stop };
-            // Every claim holds a place, and the channel has room for as many: this waits for nobody.
-            if pool.claimed.send(handed).await.is_err() {
-                tracing::warn!(job = %key.id, "claimed after the pool had gone: its lease will run out");
-            }
+            (pool.begin)(Handed { claimed, stop });
         }
     }
 

@@ -14,8 +14,7 @@ use crate::job::{Applied, Change, Job, JobState, NewJob, Payloads};
 use crate::store::{ClaimTerms, Claimed, Committed, Demand, Entry, Group, Published, Reply};
 use crate::wire;
 
-/// Payloads that are kept of a job with a live attempt. Bytes. Chosen: most are smaller, and so many of
-/// them as jobs run at once cost little.
+/// Payloads that a backend may remember of a job that is not over. Bytes. Chosen: most are smaller.
 const BESIDE_BYTES_MAX: usize = 4 * 1024;
 /// Payloads of a job that is over which are passed to its watchers; larger ones they read themselves.
 /// Bytes. Chosen: what a watch may hold of what it heard anyway.
@@ -47,8 +46,8 @@ pub(super) struct Plan {
     pub(super) positions: Vec<i64>,
     /// The position after the last event.
     pub(super) next_position: i64,
-    /// What stands beside each job that has a live attempt now, where it is small.
-    pub(super) leased: HashMap<JobKey, Payloads>,
+    /// What stands beside each job that waits or runs now, where it is known and small.
+    pub(super) beside: HashMap<JobKey, Payloads>,
     /// What to answer.
     pub(super) committed: Committed,
 }
@@ -287,7 +286,7 @@ impl Planner {
             payloads: Vec::new(),
             positions: Vec::new(),
             next_position,
-            leased: HashMap::new(),
+            beside: HashMap::new(),
             committed: Committed {
                 replies: Vec::new(),
                 claimed: Vec::new(),
@@ -376,18 +375,19 @@ impl Plan {
         }
     }
 
-    /// Keeps what stands beside a job that has just been written: for its next change while it is
-    /// leased, for its watchers once it is over.
+    /// Keeps what stands beside a job that has just been written: for its next change, or for its
+    /// watchers once it is over.
     fn keep(&mut self, job: &Job, beside: Option<Payloads>) {
         let Some(beside) = beside else { return };
-        if job.state.is_leased() && beside.bytes() <= BESIDE_BYTES_MAX {
-            self.leased.insert(job.key.clone(), beside);
-        } else if job.state.is_terminal() && beside.bytes() <= END_BYTES_MAX {
-            if let Some(last) = self.committed.published.last_mut()
-                && last.job.key == job.key
-            {
-                last.payloads = Some(beside);
+        if !job.state.is_terminal() {
+            if beside.bytes() <= BESIDE_BYTES_MAX {
+                self.beside.insert(job.key.clone(), beside);
             }
+        } else if let Some(last) = self.committed.published.last_mut()
+            && last.job.key == job.key
+            && beside.bytes() <= END_BYTES_MAX
+        {
+            last.payloads = Some(beside);
         }
     }
 }

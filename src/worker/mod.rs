@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -41,6 +40,7 @@ pub struct PoolSettings {
 /// A pool that is at work.
 #[derive(Debug)]
 pub struct Pool {
+    queue: JobQueue,
     tasks: TaskTracker,
     /// Tripped when attempts that still run have to be handed back.
     hand_back: CancellationToken,
@@ -83,33 +83,37 @@ impl Pool {
             .enable_all()
             .build()?;
         let places = Places::new(workers, by_type);
-        let handed = queue.attach_pool(worker_id, places.clone(), workers).await;
-        let runtime = quarters.handle().clone();
-        let pool = Self {
-            tasks: TaskTracker::new(),
+        let crew = Crew {
+            queue: queue.clone(),
+            executors,
+            places: places.clone(),
             hand_back: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            runtime: Handle::current(),
+            quarters: quarters.handle().clone(),
+        };
+        let pool = Self {
+            queue: queue.clone(),
+            tasks: crew.tasks.clone(),
+            hand_back: crew.hand_back.clone(),
             _quarters: Quarters(Some(quarters)),
         };
-        let crew = Crew {
-            queue,
-            executors,
-            places,
-            hand_back: pool.hand_back.clone(),
-            tasks: pool.tasks.clone(),
-            quarters: runtime,
-        };
-        pool.tasks.spawn(crew.work(handed));
+        let begin = Box::new(move |handed| crew.begin(handed));
+        queue.attach_pool(worker_id, places, begin).await;
         Ok(pool)
     }
 
     /// Waits until nothing runs any more, at most `grace`; what still runs then is stopped and handed
     /// back, for which it has a few seconds. The queue must be draining already.
     pub async fn drain(self, grace: Duration) {
-        self.tasks.close();
-        if tokio::time::timeout(grace, self.tasks.wait())
-            .await
-            .is_err()
-        {
+        let all_over = async {
+            // What the drain found on its way begins before this comes back.
+            self.queue.settle().await;
+            self.tasks.close();
+            self.tasks.wait().await;
+        };
+        if tokio::time::timeout(grace, all_over).await.is_err() {
+            self.tasks.close();
             self.hand_back.cancel();
             if tokio::time::timeout(attempt::HAND_BACK_MAX, self.tasks.wait())
                 .await
@@ -137,29 +141,13 @@ struct Crew {
     places: Places,
     hand_back: CancellationToken,
     tasks: TaskTracker,
+    /// Where attempts are looked after.
+    runtime: Handle,
+    /// Where handlers run.
     quarters: Handle,
 }
 
 impl Crew {
-    /// Runs what is handed in, until the queue drains and nothing is on its way any more.
-    async fn work(self, mut handed: mpsc::Receiver<Handed>) {
-        loop {
-            let next = tokio::select! {
-                // recv() is cancel safe: nothing that was claimed is lost.
-                next = handed.recv() => next,
-                () = self.queue.drained() => None,
-            };
-            let Some(next) = next else { break };
-            self.begin(next);
-        }
-        // What the drain found on its way is in the channel after this, which has room for all of it.
-        self.queue.settle().await;
-        handed.close();
-        while let Some(next) = handed.recv().await {
-            self.begin(next);
-        }
-    }
-
     fn begin(&self, handed: Handed) {
         let job_type = handed.claimed.job.spec.job_type.clone();
         let Some(executor) = self.executors.get(&job_type).cloned() else {
@@ -176,6 +164,6 @@ impl Crew {
             self.hand_back.clone(),
             self.quarters.clone(),
         );
-        self.tasks.spawn(run);
+        self.tasks.spawn_on(run, &self.runtime);
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row, params};
 
-use crate::job::name::{JobKey, Lane, Name};
+use crate::job::name::{JobId, JobKey, Lane, Name};
 use crate::job::payload::{Content, Payload};
 use crate::job::time::Timestamp;
 use crate::job::{Job, JobState, Payloads};
@@ -23,11 +23,21 @@ use crate::store::{Claimed, Committed, Demand, Entry, Group, Published, StoreErr
 pub(super) struct Writer {
     pub(super) connection: Connection,
     pub(super) next_position: i64,
-    /// Jobs with a live attempt, as last committed: nearly every change is for one of them, and nobody
-    /// else writes, so they need not be read again.
-    leased: HashMap<JobKey, (Arc<Job>, Option<Payloads>)>,
+    /// Jobs as last committed: those with a live attempt, and the first of those that wait. Nearly every
+    /// change is for one of them, and nobody else writes, so they need not be read again.
+    remembered: HashMap<JobKey, Remembered>,
     last_commit: Instant,
 }
+
+/// A job and, where they are small, its payloads.
+#[derive(Debug)]
+struct Remembered {
+    job: Arc<Job>,
+    beside: Option<Payloads>,
+}
+
+/// Beyond so many remembered jobs, more of those that wait are not remembered. Chosen: a few MiB.
+const REMEMBERED_MAX: usize = 2_048;
 
 const INSERT_JOB: &str = "
 insert into jobs (
@@ -93,11 +103,16 @@ pub(super) const JOB_BY_KEY: &str = concat!(
     " from jobs j where j.tenant = ?1 and j.idempotency_key = ?2"
 );
 
-/// The first `?4` jobs of a lane in the order of its claims, with what an attempt needs.
+/// The first `?4` jobs of a lane in the order of its claims.
 ///
 /// `+ 0`: a limit that is a bare parameter has SQLite prepare the statement anew for every value of it.
 /// One writer, so no skip-locked; a PostgreSQL twin takes row locks.
-pub(super) const LANE_HEADS: &str = concat!(
+pub(super) const LANE_HEADS: &str = "
+select id from jobs where queue = ?1 and job_type = ?2 and tenant = ?3 and state = 'queued'
+order by priority desc, run_at_us, id limit ?4 + 0";
+
+/// A job with what an attempt needs.
+pub(super) const CLAIMABLE: &str = concat!(
     "select ",
     job_columns!(),
     ", i.kind, i.media_type, i.body, c.kind, c.media_type, c.body
@@ -106,8 +121,7 @@ pub(super) const LANE_HEADS: &str = concat!(
           on i.tenant = j.tenant and i.job_id = j.id and i.role = 'input'
       left join payloads c
           on c.tenant = j.tenant and c.job_id = j.id and c.role = 'checkpoint'
-      where j.queue = ?1 and j.job_type = ?2 and j.tenant = ?3 and j.state = 'queued'
-      order by j.priority desc, j.run_at_us, j.id limit ?4 + 0"
+      where j.tenant = ?1 and j.id = ?2"
 );
 
 impl Writer {
@@ -115,7 +129,7 @@ impl Writer {
         Self {
             connection,
             next_position,
-            leased: HashMap::new(),
+            remembered: HashMap::new(),
             last_commit: Instant::now(),
         }
     }
@@ -132,7 +146,7 @@ impl Writer {
         if !nothing && let Err(error) = self.transaction(|| self.write(&plan)) {
             // What is remembered of them may be what the guard refused: the next group reads the rows.
             for (job, _) in &plan.updates {
-                self.leased.remove(&job.key);
+                self.remembered.remove(&job.key);
             }
             return Err(error);
         }
@@ -140,25 +154,30 @@ impl Writer {
         self.next_position = plan.next_position;
         let changed = plan.updates.iter().map(|(job, _)| job);
         for job in plan.inserts.iter().chain(changed) {
-            if job.state.is_leased() {
-                let beside = plan.leased.remove(&job.key);
-                self.leased
-                    .insert(job.key.clone(), (Arc::clone(job), beside));
-            } else {
-                self.leased.remove(&job.key);
-            }
+            self.remember(job, plan.beside.remove(&job.key));
         }
         Ok(plan.committed)
     }
 
-    fn read(&self, group: &Group) -> Result<Known, StoreError> {
+    fn remember(&mut self, job: &Arc<Job>, beside: Option<Payloads>) {
+        let waits = job.state == JobState::Queued && beside.is_some();
+        if job.state.is_leased() || (waits && self.remembered.len() < REMEMBERED_MAX) {
+            let job = Arc::clone(job);
+            self.remembered
+                .insert(job.key.clone(), Remembered { job, beside });
+        } else {
+            self.remembered.remove(&job.key);
+        }
+    }
+
+    fn read(&mut self, group: &Group) -> Result<Known, StoreError> {
         let mut known = Known::default();
         let mut unknown: HashSet<&JobKey> = HashSet::new();
         let mut keys: HashSet<(&Name, &str)> = HashSet::new();
         for entry in &group.entries {
             match entry {
-                Entry::Change { key, .. } => match self.leased.get(key) {
-                    Some((job, beside)) => {
+                Entry::Change { key, .. } => match self.remembered.get(key) {
+                    Some(Remembered { job, beside }) => {
                         known.jobs.insert(key.clone(), Arc::clone(job));
                         if let Some(beside) = beside {
                             known.payloads.insert(key.clone(), beside.clone());
@@ -199,24 +218,53 @@ impl Writer {
         found.map_err(write_error)?.transpose()
     }
 
-    fn lane_heads(&self, demand: &Demand, heads: &mut Vec<Claimed>) -> Result<(), StoreError> {
+    fn lane_heads(&mut self, demand: &Demand, heads: &mut Vec<Claimed>) -> Result<(), StoreError> {
         let lane = &demand.lane;
+        for id in self.first_ids(lane, demand.places)? {
+            let key = JobKey {
+                tenant: lane.tenant.clone(),
+                id,
+            };
+            match self.remembered.remove(&key) {
+                Some(Remembered {
+                    job,
+                    beside: Some(payloads),
+                }) => heads.push(Claimed { job, payloads }),
+                Some(_) | None => match self.claimable(&key) {
+                    Ok(head) => heads.extend(head),
+                    // It stays where it is: it must not hold up everybody else's changes.
+                    Err(error @ StoreError::Internal(_)) => {
+                        tracing::error!(job = %key.id, %error, "a waiting job cannot be claimed");
+                    }
+                    Err(error) => return Err(error),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    fn first_ids(&self, lane: &Lane, places: usize) -> Result<Vec<JobId>, StoreError> {
         let which = params![
             lane.queue.as_str(),
             lane.job_type.as_str(),
             lane.tenant.as_str(),
-            i64::try_from(demand.places).unwrap_or(i64::MAX),
+            i64::try_from(places).unwrap_or(i64::MAX),
         ];
         let mut select = self.prepare(LANE_HEADS)?;
         let mut rows = select.query(which).map_err(write_error)?;
+        let mut ids = Vec::with_capacity(places);
         while let Some(row) = rows.next().map_err(write_error)? {
-            match claimable(row) {
-                Ok(head) => heads.push(head),
-                // It stays where it is: it must not hold up everybody else's changes.
-                Err(error) => tracing::error!(%error, "a waiting job cannot be claimed"),
-            }
+            ids.push(rows::job_id(rows::blob(row, 0)?)?);
         }
-        Ok(())
+        Ok(ids)
+    }
+
+    /// A waiting job with what an attempt needs.
+    fn claimable(&self, key: &JobKey) -> Result<Option<Claimed>, StoreError> {
+        let mut select = self.prepare(CLAIMABLE)?;
+        let which = (key.tenant.as_str(), id(key));
+        let found = select.query_row(which, |row| Ok(claimed(row))).optional();
+        found.map_err(write_error)?.transpose()
     }
 
     pub(super) fn prepare(&self, sql: &'static str) -> Result<CachedStatement<'_>, StoreError> {
@@ -382,8 +430,7 @@ pub(super) fn id(key: &JobKey) -> &[u8] {
     key.id.as_uuid().as_bytes()
 }
 
-/// A waiting job with what an attempt needs.
-fn claimable(row: &Row) -> Result<Claimed, StoreError> {
+fn claimed(row: &Row) -> Result<Claimed, StoreError> {
     Ok(Claimed {
         job: Arc::new(rows::job(row)?),
         payloads: Payloads {
