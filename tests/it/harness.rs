@@ -14,7 +14,7 @@ use pacenote::job::progress::Progress;
 use pacenote::job::{Outcome, Report};
 use pacenote::pb;
 use pacenote::pb::job_service_client::JobServiceClient;
-use pacenote::queue::{JobQueue, Lease, default_tenant};
+use pacenote::queue::{Handed, JobQueue, Lease, Places, default_tenant};
 use pacenote::server::{ServeError, Server};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -489,6 +489,23 @@ pub(crate) fn log_line(text: &str) -> Report {
 
 pub(crate) fn progress(fraction: f64) -> Report {
     Report::Progress(Progress::fraction(fraction))
+}
+
+/// A pool with one place for a type, in the hands of the test: what is claimed comes out of the receiver.
+pub(crate) async fn one_place(
+    queue: &JobQueue,
+    job_type: &'static str,
+) -> (Places, mpsc::UnboundedReceiver<Handed>) {
+    let places = Places::new(1, [(Name::of(job_type), 1)]);
+    let (claimed, handed) = mpsc::unbounded_channel();
+    let begin = Box::new(move |job| {
+        // The test is over: nobody runs it.
+        let _ = claimed.send(job);
+    });
+    queue
+        .attach_pool("test".to_owned(), places.clone(), begin)
+        .await;
+    (places, handed)
 }
 
 pub(crate) fn job_key(job_id: &str) -> JobKey {

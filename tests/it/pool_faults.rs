@@ -12,13 +12,12 @@ use pacenote::job::limits::{LOG_BYTES_DEFAULT, WATCHERS_DEFAULT};
 use pacenote::job::name::{JobKey, Name};
 use pacenote::job::time::{SystemClock, Timestamp};
 use pacenote::job::{JobState, Outcome};
-use pacenote::queue::{Handed, JobQueue, KnownType, Lease, Places, QueueSettings, Submission};
+use pacenote::queue::{Handed, JobQueue, KnownType, Lease, QueueSettings, Submission};
 use pacenote::store::{StoreError, View};
 use pacenote::worker::{Pool, PoolSettings};
-use tokio::sync::mpsc;
 
 use crate::errors_store::Faulty;
-use crate::harness::{Puppets, folder, soon};
+use crate::harness::{Puppets, folder, one_place, soon};
 
 const TYPE: &str = "puppet";
 const END_OF_TIME: Timestamp = Timestamp::from_micros(i64::MAX);
@@ -43,15 +42,6 @@ async fn submit(queue: &JobQueue) -> JobKey {
     submitted.expect("it is stored").0.key.clone()
 }
 
-/// A pool of one place, in the hands of the test.
-async fn one_place(queue: &JobQueue) -> (Places, mpsc::Receiver<Handed>) {
-    let places = Places::new(1, [(Name::of(TYPE), 1)]);
-    let handed = queue
-        .attach_pool("test".to_owned(), places.clone(), 1)
-        .await;
-    (places, handed)
-}
-
 fn lease_of(handed: &Handed) -> Lease {
     let job = &handed.claimed.job;
     Lease {
@@ -73,7 +63,7 @@ async fn queued<T>(request: &mut (impl Future<Output = T> + Unpin)) {
 async fn a_place_whose_job_is_cancelled_in_the_same_group_goes_to_the_next_one() {
     let dir = folder();
     let queue = open(&Faulty::open(dir.path()).await).await;
-    let (places, mut handed) = one_place(&queue).await;
+    let (places, mut handed) = one_place(&queue, TYPE).await;
     submit(&queue).await;
     let running = soon(handed.recv()).await.expect("claimed");
     let (head, next) = (submit(&queue).await, submit(&queue).await);
@@ -102,7 +92,7 @@ async fn a_claim_that_found_no_room_is_tried_again_without_a_knock() {
     let queue = open(&store).await;
     let waiting = submit(&queue).await;
     store.fail_next_commit(StoreError::DiskFull);
-    let (_places, mut handed) = one_place(&queue).await;
+    let (_places, mut handed) = one_place(&queue, TYPE).await;
     let claimed = soon(handed.recv()).await.expect("claimed");
     assert_eq!(claimed.claimed.job.key, waiting);
 }

@@ -15,7 +15,7 @@ use pacenote::job::name::{JobKey, Lane, Name};
 use pacenote::job::time::{SystemClock, Timestamp};
 use pacenote::job::{Job, JobSnapshot, JobState, Outcome, Report};
 use pacenote::queue::{
-    EventQuery, JobQueue, KnownType, Lease, Places, QueueSettings, Submission, Watch, WatchContent,
+    EventQuery, JobQueue, KnownType, Lease, QueueSettings, Submission, Watch, WatchContent,
     WatchMessage, WatchOptions,
 };
 use pacenote::store::sqlite::SqliteStore;
@@ -24,7 +24,7 @@ use pacenote::store::{
 };
 use proptest::prelude::*;
 
-use crate::harness::{count_of, folder, log_line, output, progress, soon};
+use crate::harness::{count_of, folder, log_line, one_place, output, progress, soon};
 
 /// A store that counts how often its log is read.
 struct Counting {
@@ -84,9 +84,7 @@ struct Bench {
 impl Bench {
     async fn new(dir: &Path) -> Self {
         let (queue, log_reads) = open(dir).await;
-        let name = Name::of("work");
-        let places = Places::new(1, [(name, 1)]);
-        let mut handed = queue.attach_pool("w".to_owned(), places, 1).await;
+        let (_, mut handed) = one_place(&queue, "work").await;
         queue
             .submit(Submission::new("work", None))
             .await
@@ -414,8 +412,7 @@ fn shown(message: Option<WatchMessage>) -> usize {
 async fn a_run_never_reads_the_log() {
     let dir = folder();
     let (queue, log_reads) = open(dir.path()).await;
-    let places = Places::new(1, [(Name::of("work"), 1)]);
-    let mut handed = queue.attach_pool("w".to_owned(), places, 1).await;
+    let (_, mut handed) = one_place(&queue, "work").await;
     let run = queue.run(Submission::new("work", None), WatchOptions::default());
     let (mut watch, _) = run.await.expect("a run");
     let job = soon(handed.recv()).await.expect("claimed").claimed.job;
