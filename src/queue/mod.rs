@@ -5,6 +5,8 @@
 //! before it is stored. It knows neither the wire nor SQL.
 
 mod attempts;
+mod duties;
+mod lease;
 mod page;
 mod places;
 mod progress;
@@ -21,6 +23,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use attempts::{StopCause, StopSignal};
+pub use lease::Lease;
 pub use places::Places;
 pub use read::{EventPage, EventQuery, JobPage, Waited, check_page_size, check_sequence};
 pub use submission::{InputCheck, KnownType, Submission, default_tenant};
@@ -29,21 +32,19 @@ pub use writer::{Begin, Handed};
 
 use crate::error::{Error, Precondition};
 use crate::events::Hub;
-use crate::job::limits::{LEASE, STRING_BYTES_MAX};
+use crate::job::limits::STRING_BYTES_MAX;
 use crate::job::name::{JobId, JobKey, Name};
 use crate::job::time::{Clock, Timestamp};
-use crate::job::{Change, Job, Outcome, Refusal, Report};
+use crate::job::{Change, Job, Refusal};
 use crate::queue::attempts::Attempts;
 use crate::queue::places::Waiting;
 use crate::queue::writer::{Answer, Pool, Request, Writer};
-use crate::store::{Entry, JobStore, Purge, Purged, Reply, StoreError};
+use crate::store::{Entry, JobStore, Reply, StoreError};
 
 /// Requests that may wait for the writer. Chosen: a few groups; who comes later waits at the door.
 const REQUESTS_WAITING_MAX: usize = 2048;
 /// Payload bytes that may wait for the writer, so that waiting requests cannot fill the memory.
 const BYTES_WAITING_MAX: usize = 64 * 1024 * 1024;
-/// Jobs that are made due, or whose leases are swept, in one go.
-const SWEEP_MAX: usize = 256;
 
 /// What a queue is told when it opens.
 pub struct QueueSettings {
@@ -96,15 +97,6 @@ impl Shared {
         let _ = self.failure.set(error.clone());
         self.failed.cancel();
     }
-}
-
-/// The right to tell of, and to end, one attempt.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Lease {
-    /// Whose job, and which one.
-    pub key: JobKey,
-    /// Which attempt: the fence.
-    pub attempt: u32,
 }
 
 impl JobQueue {
@@ -230,180 +222,6 @@ impl JobQueue {
         self.change_job(key, change, 0).await
     }
 
-    /// Stores what an attempt tells, which renews its lease. An empty report is a heartbeat. Progress
-    /// may be answered before it is stored, because newer progress may still replace it.
-    ///
-    /// # Errors
-    /// [`Precondition::StaleLease`], [`Error::NotFound`], [`Error::Exhausted`], [`Error::Unavailable`].
-    ///
-    /// # Cancel safety
-    /// Once it has begun, it happens although nobody hears of it.
-    pub async fn report(&self, lease: &Lease, reports: Vec<Report>) -> Result<(), Error> {
-        let bytes = reports.iter().map(report_bytes).sum();
-        let entry = Entry::Change {
-            key: lease.key.clone(),
-            change: self.report_change(lease, reports),
-        };
-        let answer = self.change_one(entry, bytes).await?;
-        self.job_of(&lease.key, answer).map(|_| ())
-    }
-
-    /// Ends an attempt, after what it still had to tell, in one transaction. Answers the job after it.
-    ///
-    /// # Errors
-    /// [`Precondition::StaleLease`], [`Precondition::NotCancelling`], [`Error::NotFound`],
-    /// [`Error::Exhausted`], [`Error::Unavailable`].
-    ///
-    /// # Cancel safety
-    /// Once it has begun, it happens although nobody hears of it.
-    pub async fn finish(
-        &self,
-        lease: &Lease,
-        reports: Vec<Report>,
-        outcome: Outcome,
-    ) -> Result<Arc<Job>, Error> {
-        let mut bytes = reports.iter().map(report_bytes).sum();
-        if let Outcome::Succeeded(Some(result)) = &outcome {
-            bytes += result.as_bytes().len();
-        }
-        let mut entries = Vec::with_capacity(2);
-        if !reports.is_empty() {
-            entries.push(Entry::Change {
-                key: lease.key.clone(),
-                change: self.report_change(lease, reports),
-            });
-        }
-        entries.push(Entry::Change {
-            key: lease.key.clone(),
-            change: Change::Finish {
-                attempt: lease.attempt,
-                outcome,
-                chance: self.shared.clock.chance(),
-            },
-        });
-        let mut answers = self.change(entries, bytes).await?;
-        let answer = answers.pop().ok_or_else(Error::outcome_unknown)?;
-        self.job_of(&lease.key, answer)?
-            .ok_or_else(|| Error::internal(&"the end of an attempt was held back"))
-    }
-
-    /// Makes the pool of this process known: its places are filled from here on, and each job that is
-    /// claimed is given to `begin`, on the writer's own thread. Once only.
-    ///
-    /// # Panics
-    /// Where a pool is known already.
-    pub async fn attach_pool(&self, worker_id: String, places: Places, begin: Begin) {
-        let pool = Pool {
-            worker_id,
-            places,
-            begin,
-        };
-        let before = self.shared.lock_pool().replace(Arc::new(pool));
-        assert!(before.is_none(), "a queue has one pool");
-        self.wake().await;
-    }
-
-    /// Looks again for work to hand out: a place has become free.
-    pub async fn wake(&self) {
-        // The writer is gone: there is nothing to hand out any more.
-        let _ = self.requests.send(Request::Wake).await;
-    }
-
-    /// Waits until everything that the writer was asked for so far is done, claims handed out included.
-    pub async fn settle(&self) {
-        // The writer is gone: nothing is under way any more.
-        let _ = self.change(Vec::new(), 0).await;
-    }
-
-    /// Makes scheduled jobs due whose time has come. Answers when the next one is.
-    ///
-    /// # Errors
-    /// Where the store cannot be read or written.
-    pub async fn make_due(&self) -> Result<Option<Timestamp>, Error> {
-        loop {
-            let now = self.shared.clock.now();
-            let due = self.shared.store.due(now, SWEEP_MAX).await?;
-            if due.keys.is_empty() {
-                return Ok(due.next);
-            }
-            let become_due = |key| Entry::Change {
-                key,
-                change: Change::BecomeDue,
-            };
-            // A job that was cancelled in between refuses: fine.
-            let entries = due.keys.into_iter().map(become_due).collect();
-            self.change(entries, 0).await?;
-        }
-    }
-
-    /// Waits until [`JobQueue::make_due`] may have something to do sooner than it said.
-    pub async fn due_changed(&self) {
-        self.shared.due_changed.notified().await;
-    }
-
-    /// Ends attempts whose lease ended before `before`, by the steady clock, whoever holds it. Answers
-    /// how many.
-    ///
-    /// # Errors
-    /// Where the store cannot be read or written.
-    pub async fn sweep_leases(&self, before: Timestamp) -> Result<usize, Error> {
-        self.sweep(before, |_, _| true).await
-    }
-
-    /// The same, but for attempts that live in this process: they are not lost, whatever kept their
-    /// heartbeats from being stored, and must not run beside a next one.
-    ///
-    /// # Errors
-    /// Where the store cannot be read or written.
-    pub async fn sweep_lost_leases(&self, before: Timestamp) -> Result<usize, Error> {
-        let attempts = &self.shared.attempts;
-        self.sweep(before, |key, attempt| !attempts.is_alive(key, attempt))
-            .await
-    }
-
-    async fn sweep(
-        &self,
-        before: Timestamp,
-        is_lost: impl Fn(&JobKey, u32) -> bool,
-    ) -> Result<usize, Error> {
-        let ended = self.shared.store.leases_ended(before, SWEEP_MAX).await?;
-        let entries: Vec<Entry> = ended
-            .into_iter()
-            .filter(|(key, attempt)| is_lost(key, *attempt))
-            .map(|(key, attempt)| Entry::Change {
-                key,
-                change: Change::Lose { attempt },
-            })
-            .collect();
-        let swept = entries.len();
-        if swept > 0 {
-            // An attempt that ended in between refuses: fine.
-            self.change(entries, 0).await?;
-        }
-        Ok(swept)
-    }
-
-    /// Removes finished jobs, or the front of their logs, and says so to whoever watches them.
-    ///
-    /// # Errors
-    /// [`Error::Exhausted`], [`Error::Unavailable`].
-    ///
-    /// # Cancel safety
-    /// Once it has begun, it happens although nobody hears of it.
-    pub async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, Error> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Request::Purge { purge, reply }).await?;
-        answer.await.map_err(|_| Error::outcome_unknown())?
-    }
-
-    /// Housekeeping for a quiet moment.
-    ///
-    /// # Errors
-    /// Where the store cannot be read or written.
-    pub async fn tidy(&self) -> Result<u64, Error> {
-        Ok(self.shared.store.tidy().await?)
-    }
-
     /// Begins the end: no new jobs, no new claims, and watches are told to come back.
     pub fn drain(&self) {
         // Places first: once the pool knows of the drain, nothing more may come to it.
@@ -452,14 +270,6 @@ impl JobQueue {
         let _ = self.requests.send(Request::Stop).await;
         self.shared.written.cancelled().await;
         self.shared.store.close().await;
-    }
-
-    fn report_change(&self, lease: &Lease, reports: Vec<Report>) -> Change {
-        Change::Report {
-            attempt: lease.attempt,
-            reports,
-            lease_until: self.shared.clock.steady().after(LEASE),
-        }
     }
 
     async fn change_job(
@@ -524,14 +334,5 @@ impl JobQueue {
             .send(request)
             .await
             .map_err(|_| Error::outcome_unknown())
-    }
-}
-
-fn report_bytes(report: &Report) -> usize {
-    match report {
-        Report::Progress(_) => 0,
-        Report::Output { chunk, .. } => chunk.as_bytes().len(),
-        Report::Log(line) => line.message.len(),
-        Report::Checkpoint(checkpoint) => checkpoint.as_bytes().len(),
     }
 }

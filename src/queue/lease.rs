@@ -1,0 +1,95 @@
+//! What the holder of a lease says: how its attempt goes, and how it ended.
+
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::job::limits::LEASE;
+use crate::job::name::JobKey;
+use crate::job::{Change, Job, Outcome, Report};
+use crate::queue::JobQueue;
+use crate::store::Entry;
+
+/// The right to tell of, and to end, one attempt.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Lease {
+    /// Whose job, and which one.
+    pub key: JobKey,
+    /// Which attempt: the fence.
+    pub attempt: u32,
+}
+
+impl JobQueue {
+    /// Stores what an attempt tells, which renews its lease. An empty report is a heartbeat. Progress
+    /// may be answered before it is stored, because newer progress may still replace it.
+    ///
+    /// # Errors
+    /// [`Precondition::StaleLease`], [`Error::NotFound`], [`Error::Exhausted`], [`Error::Unavailable`].
+    ///
+    /// # Cancel safety
+    /// Once it has begun, it happens although nobody hears of it.
+    pub async fn report(&self, lease: &Lease, reports: Vec<Report>) -> Result<(), Error> {
+        let bytes = reports.iter().map(report_bytes).sum();
+        let entry = Entry::Change {
+            key: lease.key.clone(),
+            change: self.report_change(lease, reports),
+        };
+        let answer = self.change_one(entry, bytes).await?;
+        self.job_of(&lease.key, answer).map(|_| ())
+    }
+
+    /// Ends an attempt, after what it still had to tell, in one transaction. Answers the job after it.
+    ///
+    /// # Errors
+    /// [`Precondition::StaleLease`], [`Precondition::NotCancelling`], [`Error::NotFound`],
+    /// [`Error::Exhausted`], [`Error::Unavailable`].
+    ///
+    /// # Cancel safety
+    /// Once it has begun, it happens although nobody hears of it.
+    pub async fn finish(
+        &self,
+        lease: &Lease,
+        reports: Vec<Report>,
+        outcome: Outcome,
+    ) -> Result<Arc<Job>, Error> {
+        let mut bytes = reports.iter().map(report_bytes).sum();
+        if let Outcome::Succeeded(Some(result)) = &outcome {
+            bytes += result.as_bytes().len();
+        }
+        let mut entries = Vec::with_capacity(2);
+        if !reports.is_empty() {
+            entries.push(Entry::Change {
+                key: lease.key.clone(),
+                change: self.report_change(lease, reports),
+            });
+        }
+        entries.push(Entry::Change {
+            key: lease.key.clone(),
+            change: Change::Finish {
+                attempt: lease.attempt,
+                outcome,
+                chance: self.shared.clock.chance(),
+            },
+        });
+        let mut answers = self.change(entries, bytes).await?;
+        let answer = answers.pop().ok_or_else(Error::outcome_unknown)?;
+        self.job_of(&lease.key, answer)?
+            .ok_or_else(|| Error::internal(&"the end of an attempt was held back"))
+    }
+
+    fn report_change(&self, lease: &Lease, reports: Vec<Report>) -> Change {
+        Change::Report {
+            attempt: lease.attempt,
+            reports,
+            lease_until: self.shared.clock.steady().after(LEASE),
+        }
+    }
+}
+
+fn report_bytes(report: &Report) -> usize {
+    match report {
+        Report::Progress(_) => 0,
+        Report::Output { chunk, .. } => chunk.as_bytes().len(),
+        Report::Log(line) => line.message.len(),
+        Report::Checkpoint(checkpoint) => checkpoint.as_bytes().len(),
+    }
+}
