@@ -12,7 +12,7 @@ use tokio::sync::broadcast;
 
 use crate::job::name::{JobKey, Name};
 use crate::job::segment::Segment;
-use crate::job::{Job, JobSnapshot};
+use crate::job::{Job, Payloads};
 
 /// Commits that a listener may fall behind before it has to read the log. Chosen small: the log is
 /// cheap to read, and a channel of 1,024 would cost 30 KiB a watched job.
@@ -27,8 +27,8 @@ const CHANNEL_BYTES: usize = 512 * 1024;
 pub enum News {
     /// It has new events, and this is the job after them.
     Events(Arc<Job>, Arc<Segment>),
-    /// It is over: its last events, and all there is to show of it.
-    Over(Arc<JobSnapshot>, Arc<Segment>),
+    /// It is over: the job as it is for ever, its payloads, and its last events.
+    Over(Arc<Job>, Arc<Payloads>, Arc<Segment>),
     /// It has new events in the log.
     Stored,
     /// It was purged.
@@ -40,7 +40,7 @@ impl News {
     fn bytes(&self) -> usize {
         match self {
             Self::Events(_, segment) => segment.body().len(),
-            Self::Over(snapshot, segment) => segment.body().len() + snapshot.payloads.bytes(),
+            Self::Over(_, payloads, segment) => segment.body().len() + payloads.bytes(),
             Self::Stored | Self::Purged => 0,
         }
     }
@@ -306,7 +306,7 @@ mod tests {
     fn heard(listener: &mut Listener) -> Vec<i64> {
         let all = std::iter::from_fn(|| listener.try_next());
         all.map(|heard| match heard {
-            Heard::News(News::Events(_, segment) | News::Over(_, segment)) => {
+            Heard::News(News::Events(_, segment) | News::Over(_, _, segment)) => {
                 segment.first_sequence()
             }
             Heard::News(News::Stored | News::Purged) => 0,

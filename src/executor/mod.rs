@@ -37,8 +37,6 @@ pub trait Executor: Send + Sync + 'static {
     }
 
     /// Runs one attempt to its end. Never panics through: a panic of the work itself is an outcome.
-    /// What it tells is stored by the same task, which does not poll it meanwhile: work that must go on
-    /// then belongs in a task of its own, ended when this future is dropped.
     fn run(&self, attempt: Attempt) -> BoxFuture<'static, Outcome>;
 }
 

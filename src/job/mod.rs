@@ -237,13 +237,20 @@ pub struct Payloads {
 }
 
 impl Payloads {
-    /// Takes a newer result or checkpoint.
-    pub(crate) fn put(&mut self, result: Option<Payload>, checkpoint: Option<Payload>) {
-        if result.is_some() {
-            self.result = result;
-        }
-        if checkpoint.is_some() {
-            self.checkpoint = checkpoint;
+    /// Takes what is newer.
+    pub(crate) fn put(&mut self, newer: Payloads) {
+        self.input = newer.input.or_else(|| self.input.take());
+        self.result = newer.result.or_else(|| self.result.take());
+        self.checkpoint = newer.checkpoint.or_else(|| self.checkpoint.take());
+    }
+
+    /// A copy that keeps nothing else in memory.
+    pub(crate) fn detached(&self) -> Self {
+        let copy = |payload: &Option<Payload>| payload.as_ref().map(Payload::detached);
+        Self {
+            input: copy(&self.input),
+            result: copy(&self.result),
+            checkpoint: copy(&self.checkpoint),
         }
     }
 

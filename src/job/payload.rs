@@ -100,6 +100,15 @@ impl Payload {
         Ok(self)
     }
 
+    /// A copy that keeps nothing else in memory: bytes are a part of the request that they came in.
+    pub(crate) fn detached(&self) -> Self {
+        let content = match &self.content {
+            Content::Data(data) => Content::Data(Bytes::copy_from_slice(data)),
+            text => text.clone(),
+        };
+        Self::from_parts(content, self.media_type.clone())
+    }
+
     fn new(content: Content) -> Self {
         Self::from_parts(content, None)
     }

@@ -11,7 +11,7 @@ use crate::job::name::JobKey;
 use crate::job::time::Timestamp;
 use crate::queue::writer::{Begin, Pool, Request};
 use crate::queue::{JobQueue, Places};
-use crate::store::{Entry, Purge, Purged};
+use crate::store::{Entry, Purge, Purged, StoreError};
 
 /// Jobs that are made due, or whose leases are swept, in one go.
 const SWEEP_MAX: usize = 256;
@@ -28,9 +28,17 @@ impl JobQueue {
             places,
             begin,
         };
-        let before = self.shared.lock_pool().replace(Arc::new(pool));
-        assert!(before.is_none(), "a queue has one pool");
+        {
+            let mut place = self.shared.lock_pool();
+            assert!(place.is_none(), "a queue has one pool");
+            *place = Some(Arc::new(pool));
+        }
         self.wake().await;
+    }
+
+    /// Forgets the pool: nothing more is claimed for it.
+    pub fn detach_pool(&self) {
+        self.shared.take_pool();
     }
 
     /// Looks again for work to hand out: a place has become free.
@@ -131,6 +139,10 @@ impl JobQueue {
     /// # Errors
     /// Where the store cannot be read or written.
     pub async fn tidy(&self) -> Result<u64, Error> {
-        Ok(self.shared.store.tidy().await?)
+        let tidied = self.shared.store.tidy().await;
+        if let Err(error @ StoreError::Failed(_)) = &tidied {
+            self.shared.fail(error);
+        }
+        Ok(tidied?)
     }
 }

@@ -87,6 +87,15 @@ impl Shared {
         self.lock_pool().clone()
     }
 
+    /// Hands out nothing more.
+    fn take_pool(&self) {
+        let pool = self.lock_pool().take();
+        // Dropped here, when the lock is open again: it may hold the last of much.
+        if let Some(pool) = pool {
+            pool.places.close();
+        }
+    }
+
     fn lock_pool(&self) -> MutexGuard<'_, Option<Arc<Pool>>> {
         // Nothing in here can be left half done by a panic.
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)

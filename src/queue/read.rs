@@ -225,8 +225,7 @@ impl JobQueue {
             tokio::select! {
                 // next() is cancel safe, and what it says is in the store as well.
                 heard = heard_of_the_end(&mut listener, after) => {
-                    if let Some(over) = heard {
-                        let mut snapshot = Arc::unwrap_or_clone(over);
+                    if let Some(mut snapshot) = heard {
                         if view == View::Basic {
                             snapshot.payloads = Payloads::default();
                         }
@@ -249,11 +248,14 @@ fn is_over(job: &Job, after: Option<i64>) -> bool {
 /// Listens until there is a reason to read the store: a job may commit a thousand times before its end,
 /// and what is heard of each commit says whether it was the one. Answers the job where it is over and
 /// need not be read at all.
-async fn heard_of_the_end(listener: &mut Listener, after: Option<i64>) -> Option<Arc<JobSnapshot>> {
+async fn heard_of_the_end(listener: &mut Listener, after: Option<i64>) -> Option<JobSnapshot> {
     loop {
         match listener.next().await {
             Heard::News(News::Events(job, _)) if !is_over(&job, after) => {}
-            Heard::News(News::Over(snapshot, _)) => return Some(snapshot),
+            Heard::News(News::Over(job, payloads, _)) => {
+                let payloads = Arc::unwrap_or_clone(payloads);
+                return Some(JobSnapshot { job, payloads });
+            }
             Heard::News(News::Events(..) | News::Stored | News::Purged) | Heard::Lagged => {
                 return None;
             }

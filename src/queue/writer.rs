@@ -1,4 +1,4 @@
-//! The only task that changes the store: takes what is waiting, commits it as one group, then answers
+//! The only one that changes the store: takes what is waiting, commits it as one group, then answers
 //! everyone, publishes in the order of the commit and hands out what was claimed.
 //!
 //! Nothing is answered or published before its commit. Who asked may be gone by then: the work is done
@@ -16,7 +16,7 @@ use crate::events::News;
 use crate::job::limits::LEASE;
 use crate::job::name::Name;
 use crate::job::time::Timestamp;
-use crate::job::{Change, JobSnapshot, JobState};
+use crate::job::{Change, JobState};
 use crate::queue::Shared;
 use crate::queue::attempts::StopSignal;
 use crate::queue::places::{Places, Waiting};
@@ -113,8 +113,8 @@ impl Drop for Guard {
             self.0
                 .fail(&StoreError::Failed("the writer has panicked".to_owned()));
         }
-        self.0.lock_pool().take();
         self.0.written.cancel();
+        self.0.take_pool();
     }
 }
 
@@ -133,13 +133,19 @@ impl Writer {
         }
     }
 
-    /// Begins to work, on a thread of its own: a store may block it (see [`JobStore`](crate::store::JobStore)), and there is no
-    /// way shorter than none from a request to its commit.
+    /// Begins to work, on a thread of its own, because a store may block it (see
+    /// [`JobStore`](crate::store::JobStore)). Nobody joins it: `Shared::written` says that it has ended.
     pub(super) fn start(self) -> std::io::Result<()> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
         let guard = Guard(Arc::clone(&self.shared));
         let work = move || {
-            runtime.block_on(self.run());
+            // Without a driver for sockets, of which it has none: then a wake-up is a futex, not an epoll.
+            match Builder::new_current_thread().enable_time().build() {
+                Ok(runtime) => runtime.block_on(self.run()),
+                Err(error) => {
+                    let cause = format!("no runtime for the writer: {error}");
+                    self.shared.fail(&StoreError::Failed(cause));
+                }
+            }
             drop(guard);
         };
         let thread = std::thread::Builder::new().name("pacenote-writer".to_owned());
@@ -149,7 +155,12 @@ impl Writer {
     /// Works until it is told to stop, or the store has failed.
     async fn run(mut self) {
         while let Some(batch) = self.next_batch().await {
-            if let Err(error) = self.write(batch).await {
+            let written = match self.shared.failure.get() {
+                // Found by whoever tidied up: nothing is written behind it.
+                Some(error) => Err(error.clone()),
+                None => self.write(batch).await,
+            };
+            if let Err(error) = written {
                 self.fail(&error).await;
                 return;
             }
@@ -343,13 +354,7 @@ impl Writer {
                 let segment = Arc::clone(&published.segment);
                 match &published.payloads {
                     None => News::Events(Arc::clone(job), segment),
-                    Some(payloads) => {
-                        let snapshot = JobSnapshot {
-                            job: Arc::clone(job),
-                            payloads: payloads.clone(),
-                        };
-                        News::Over(Arc::new(snapshot), segment)
-                    }
+                    Some(payloads) => News::Over(Arc::clone(job), Arc::clone(payloads), segment),
                 }
             });
         }

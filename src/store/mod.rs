@@ -207,7 +207,7 @@ pub struct Published {
     /// Its new events.
     pub segment: Arc<Segment>,
     /// With the last ones: the job's payloads, where the store knew them without reading.
-    pub payloads: Option<Payloads>,
+    pub payloads: Option<Arc<Payloads>>,
 }
 
 /// Which jobs of a tenant.

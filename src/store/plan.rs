@@ -28,7 +28,7 @@ pub(super) struct Known {
     /// Those among them that have one of its idempotency keys.
     pub(super) keys: HashMap<(Name, String), JobKey>,
     /// What is stored beside some of them: input and checkpoint.
-    pub(super) payloads: HashMap<JobKey, Payloads>,
+    pub(super) payloads: HashMap<JobKey, Arc<Payloads>>,
     /// The heads of the lanes in demand, each lane in its own order.
     pub(super) candidates: Vec<Claimed>,
 }
@@ -47,7 +47,7 @@ pub(super) struct Plan {
     /// The position after the last event.
     pub(super) next_position: i64,
     /// What stands beside each job that waits or runs now, where it is known and small.
-    pub(super) beside: HashMap<JobKey, Payloads>,
+    pub(super) beside: HashMap<JobKey, Arc<Payloads>>,
     /// What to answer.
     pub(super) committed: Committed,
 }
@@ -78,8 +78,8 @@ struct Touched {
     events: SegmentBuilder,
     /// New in this group.
     payloads: Payloads,
-    /// All that stands beside it now, where that is known.
-    beside: Option<Payloads>,
+    /// All that stands beside it now, where that is known and small.
+    beside: Option<Arc<Payloads>>,
     /// With what an attempt needs, where this group claimed it.
     claimed: Option<Payloads>,
 }
@@ -114,7 +114,7 @@ pub(super) fn plan(group: Group, known: Known, next_position: i64) -> Plan {
 struct Planner {
     jobs: HashMap<JobKey, Arc<Job>>,
     keys: HashMap<(Name, String), JobKey>,
-    payloads: HashMap<JobKey, Payloads>,
+    payloads: HashMap<JobKey, Arc<Payloads>>,
     touched: Vec<Touched>,
     index: HashMap<JobKey, usize>,
     /// Indexes of claimed jobs, in the order of their claims.
@@ -151,13 +151,14 @@ impl Planner {
             job,
             before: None,
             events: SegmentBuilder::default(),
-            beside: Some(payloads.clone()),
+            beside: small(&payloads),
             payloads,
             claimed: None,
         });
         self.absorb(index, applied);
         if hand_over {
-            self.claim_one(index);
+            let payloads = self.touched[index].payloads.clone();
+            self.claim_one(index, payloads);
         }
         Pending::Touched {
             index,
@@ -221,7 +222,7 @@ impl Planner {
         Some(self.add(job, beside))
     }
 
-    fn add(&mut self, job: Job, beside: Option<Payloads>) -> usize {
+    fn add(&mut self, job: Job, beside: Option<Arc<Payloads>>) -> usize {
         let index = self.touched.len();
         self.index.insert(job.key.clone(), index);
         self.touched.push(Touched {
@@ -238,11 +239,20 @@ impl Planner {
     fn absorb(&mut self, index: usize, applied: Applied) {
         let touched = &mut self.touched[index];
         wire::encode_events(&mut touched.events, touched.job.key.id, applied.events);
-        if let Some(beside) = &mut touched.beside {
-            beside.put(applied.result.clone(), applied.checkpoint.clone());
+        let new = Payloads {
+            input: None,
+            result: applied.result,
+            checkpoint: applied.checkpoint,
+        };
+        if new.bytes() > END_BYTES_MAX {
+            touched.beside = None;
         }
-        let payloads = &mut touched.payloads;
-        payloads.put(applied.result, applied.checkpoint);
+        if let Some(beside) = &mut touched.beside
+            && (new.result.is_some() || new.checkpoint.is_some())
+        {
+            Arc::make_mut(beside).put(new.clone());
+        }
+        touched.payloads.put(new);
     }
 
     /// Claims from the lanes. What this group has touched waits for the next one: its row was read
@@ -262,19 +272,19 @@ impl Planner {
             }
             *left -= 1;
             let job = Arc::unwrap_or_clone(candidate.job);
-            let index = self.add(job, Some(candidate.payloads));
-            self.claim_one(index);
+            let index = self.add(job, small(&candidate.payloads));
+            self.claim_one(index, candidate.payloads);
         }
     }
 
-    fn claim_one(&mut self, index: usize) {
+    fn claim_one(&mut self, index: usize, payloads: Payloads) {
         let claim = Change::Claim {
             worker_id: self.terms.worker_id.clone(),
             lease_until: self.terms.lease_until,
         };
         if let Ok(applied) = self.touched[index].job.apply(claim, self.now) {
             self.absorb(index, applied);
-            self.touched[index].claimed = self.touched[index].beside.clone();
+            self.touched[index].claimed = Some(payloads);
             self.claims.push(index);
         }
     }
@@ -377,7 +387,7 @@ impl Plan {
 
     /// Keeps what stands beside a job that has just been written: for its next change, or for its
     /// watchers once it is over.
-    fn keep(&mut self, job: &Job, beside: Option<Payloads>) {
+    fn keep(&mut self, job: &Job, beside: Option<Arc<Payloads>>) {
         let Some(beside) = beside else { return };
         if !job.state.is_terminal() {
             if beside.bytes() <= BESIDE_BYTES_MAX {
@@ -385,11 +395,15 @@ impl Plan {
             }
         } else if let Some(last) = self.committed.published.last_mut()
             && last.job.key == job.key
-            && beside.bytes() <= END_BYTES_MAX
         {
             last.payloads = Some(beside);
         }
     }
+}
+
+/// A copy of payloads that are small, with nothing of the request that they came in.
+fn small(payloads: &Payloads) -> Option<Arc<Payloads>> {
+    (payloads.bytes() <= BESIDE_BYTES_MAX).then(|| Arc::new(payloads.detached()))
 }
 
 fn count(depths: &mut BTreeMap<(Lane, JobState), i64>, touched: &Touched) {

@@ -1,13 +1,11 @@
 //! One attempt, from the claim to the end: run it, store what it tells, keep its lease, stop it when it
 //! has to stop, and say how it went.
 
-use std::any::Any;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt};
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +28,8 @@ const EXECUTOR_SLACK: Duration = Duration::from_secs(10);
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// How often an internal error is taken for one of a single group.
 const INTERNAL_RETRIES: u32 = 5;
+/// How long work that was aborted may take to be dropped.
+const ABORT_WAIT: Duration = Duration::from_secs(1);
 /// How long the hand-back of everything may take at the end of a drain.
 pub(super) const HAND_BACK_MAX: Duration = DRAIN_GRACE
     .saturating_add(EXECUTOR_SLACK)
@@ -75,8 +75,9 @@ pub(super) async fn run(
         deadline: Instant::now() + job.spec.timeouts.run_timeout.unwrap_or(DURATION_MAX),
     };
     tracing::debug!(job = %job.key.id, attempt = job.attempt, "attempt begins");
-    let work = AssertUnwindSafe(async move { executor.run(attempt).await }).catch_unwind();
-    let ended = running.until_end(work.boxed()).await;
+    // In a task of its own: storing what it tells must not hold it up.
+    let work = tokio::spawn(executor.run(attempt));
+    let ended = running.until_end(work).await;
     places.give_back(&job.spec.job_type);
     match ended {
         Some(ended) => ended.store(&queue, &hand_back).await,
@@ -98,9 +99,6 @@ struct Running {
     deadline: Instant,
 }
 
-/// An executor at work; an error is its panic.
-type Work = BoxFuture<'static, Result<Outcome, Box<dyn Any + Send>>>;
-
 /// An attempt that is over and has to be stored.
 struct Ended {
     lease: Lease,
@@ -111,7 +109,7 @@ struct Ended {
 impl Running {
     /// Stores what the attempt tells until it ends. `None` where it does not hold its lease any more:
     /// then nobody wants to know.
-    async fn until_end(mut self, mut work: Work) -> Option<Ended> {
+    async fn until_end(mut self, mut work: JoinHandle<Outcome>) -> Option<Ended> {
         let mut heartbeat = tokio::time::interval(LEASE_HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         heartbeat.reset();
@@ -124,7 +122,7 @@ impl Running {
         let mut overdue = std::pin::pin!(overdue);
         let outcome = loop {
             tokio::select! {
-                // Polled on where it was next time.
+                // A JoinHandle is cancel safe: its outcome is still there next time.
                 outcome = &mut work => break outcome,
                 // take() is cancel safe: a report is taken or still waits.
                 reports = self.reports.take(REPORTS_MAX), if talks && !self.retry.is_due() => {
@@ -150,14 +148,18 @@ impl Running {
                         attempt = self.lease.attempt,
                         "the executor does not come back: it is left behind"
                     );
-                    // It is dropped below, which kills what it had started.
+                    work.abort();
+                    // Dropped, it kills what it had started; a thread that is blocked drops nothing.
+                    let _ = tokio::time::timeout(ABORT_WAIT, &mut work).await;
                     break Ok(Outcome::Cancelled);
                 }
             }
         };
-        drop(work);
-        let outcome = outcome.unwrap_or_else(|_| {
-            Outcome::Failed(JobError::retryable("PANIC", "the executor panicked"))
+        let outcome = outcome.unwrap_or_else(|error| {
+            Outcome::Failed(JobError::retryable(
+                "PANIC",
+                format!("the executor failed: {error}"),
+            ))
         });
         let cause = self.stop.cause();
         if cause == Some(StopCause::LeaseLost) {

@@ -106,16 +106,9 @@ impl Pool {
     /// Waits until nothing runs any more, at most `grace`; what still runs then is stopped and handed
     /// back, for which it has a few seconds. The queue must be draining already.
     pub async fn drain(self, grace: Duration) {
-        let all_over = async {
-            // What the drain found on its way begins before this comes back.
-            self.queue.settle().await;
-            self.tasks.close();
-            self.tasks.wait().await;
-        };
-        if tokio::time::timeout(grace, all_over).await.is_err() {
-            self.tasks.close();
+        if tokio::time::timeout(grace, self.all_over()).await.is_err() {
             self.hand_back.cancel();
-            if tokio::time::timeout(attempt::HAND_BACK_MAX, self.tasks.wait())
+            if tokio::time::timeout(attempt::HAND_BACK_MAX, self.all_over())
                 .await
                 .is_err()
             {
@@ -126,12 +119,27 @@ impl Pool {
 }
 
 impl Pool {
+    /// Waits until every attempt is over, those included whose claims were on their way when the drain
+    /// began.
+    async fn all_over(&self) {
+        self.queue.settle().await;
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
     /// Stops everything without waiting for its end, for which there is no store any more.
     pub async fn abandon(self) {
         self.tasks.close();
         self.hand_back.cancel();
         // Most of it ends at once; a command that does not is ended by the next start.
         let _ = tokio::time::timeout(ABANDON_WAIT, self.tasks.wait()).await;
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        // The queue must not hand out to a pool that has gone, nor be held by it.
+        self.queue.detach_pool();
     }
 }
 

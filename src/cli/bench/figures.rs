@@ -18,8 +18,8 @@ use crate::pb::watch_job_response::Content;
 
 const CONNECTIONS: usize = 8;
 const IN_FLIGHT: usize = 64;
-/// Between two jobs of which each is to find an idle server.
-const IDLE: Duration = Duration::from_millis(2);
+/// Between two looks at a job that has not begun yet.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// A server, the connections to it, and how long to measure.
 pub(super) struct Course {
@@ -102,7 +102,7 @@ impl Course {
             let job = client.get(get).await?.into_inner().job.unwrap_or_default();
             match job.state() {
                 State::Running => return Ok(()),
-                State::Queued => tokio::time::sleep(IDLE).await,
+                State::Queued => tokio::time::sleep(LOOK_AGAIN).await,
                 state => anyhow::bail!("the job that fills the place is {state:?}"),
             }
         }
@@ -194,7 +194,10 @@ impl Course {
             .map(|(echo, sync, sample)| p50(sample) / (p50(echo) + p50(sync)))
             .collect();
         let (name, what) = if to_start {
-            ("start", "submit to handler start, idle, p50")
+            (
+                "start",
+                "submit to handler start, nothing else running, p50",
+            )
         } else {
             ("submit-1", "Submit, 1 in flight, p50")
         };

@@ -27,7 +27,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt};
-use tokio_util::task::AbortOnDropHandle;
 
 pub use crate::executor::command::survivors::end_survivors;
 
@@ -39,7 +38,6 @@ use crate::executor::command::template::{Fields, Problem, fill};
 use crate::executor::handler::invalid_input;
 use crate::executor::{Attempt, Executor, bounds};
 use crate::job::Outcome;
-use crate::job::event::JobError;
 use crate::job::payload::Payload;
 
 /// Runs a configured program for each attempt.
@@ -105,7 +103,7 @@ impl Executor for CommandExecutor {
 
     fn run(&self, mut attempt: Attempt) -> BoxFuture<'static, Outcome> {
         let command = Arc::clone(&self.command);
-        let work = async move {
+        async move {
             let argv = match command.arguments(attempt.input.as_ref()) {
                 Ok(argv) => argv,
                 Err(problems) => {
@@ -121,13 +119,8 @@ impl Executor for CommandExecutor {
                 Ok(running) => running.finish(config, &attempt).await,
                 Err(error) => Outcome::Failed(bounds::cut(error)),
             }
-        };
-        // A task of its own: its pipes are read while what it wrote is stored.
-        let task = AbortOnDropHandle::new(tokio::spawn(work));
-        let panicked =
-            |error| JobError::retryable("PANIC", format!("the executor failed: {error}"));
-        task.map(move |ended| ended.unwrap_or_else(|error| Outcome::Failed(panicked(error))))
-            .boxed()
+        }
+        .boxed()
     }
 }
 

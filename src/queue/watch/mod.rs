@@ -98,7 +98,7 @@ pub struct Watch {
     over_at: Option<i64>,
     finished: bool,
     /// What the last message shows, where it was heard.
-    end: Option<Arc<JobSnapshot>>,
+    end: Option<(Arc<Job>, Arc<Payloads>)>,
     batch: Batch,
     /// Heard, and taken in part only: its other events come next.
     rest: Option<Arc<Segment>>,
@@ -436,7 +436,11 @@ impl Watch {
             heard = self.listener.next() => {
                 self.hear(heard)?;
                 // What else is there travels along.
-                while !self.behind && !self.batch.closed && !self.batch.is_full() {
+                while !self.behind
+                    && self.end.is_none()
+                    && !self.batch.closed
+                    && !self.batch.is_full()
+                {
                     let Some(heard) = self.listener.try_next() else { break };
                     self.hear(heard)?;
                 }
@@ -461,9 +465,9 @@ impl Watch {
     fn hear(&mut self, heard: Heard) -> Result<(), Error> {
         match heard {
             Heard::News(News::Events(job, segment)) => self.hear_events(&job, segment),
-            Heard::News(News::Over(snapshot, segment)) => {
-                self.hear_events(&snapshot.job, segment);
-                self.end = Some(snapshot);
+            Heard::News(News::Over(job, payloads, segment)) => {
+                self.hear_events(&job, segment);
+                self.end = Some((job, payloads));
             }
             Heard::News(News::Stored) | Heard::Lagged => self.behind = true,
             Heard::News(News::Purged) => return Err(Error::Purged { id: self.key.id }),
@@ -485,7 +489,11 @@ impl Watch {
 
     async fn last_message(&mut self) -> Result<WatchMessage, Error> {
         let snapshot = match self.end.take() {
-            Some(end) => Arc::unwrap_or_clone(end),
+            // As of the end of the job, which is when it was heard.
+            Some((job, payloads)) => JobSnapshot {
+                job,
+                payloads: Arc::unwrap_or_clone(payloads),
+            },
             None => {
                 let found = self.queue.get(&self.key, View::Full).await;
                 found.map_err(|error| match error {

@@ -165,7 +165,10 @@ impl JobStore for SqliteStore {
     }
 
     async fn close(&self) {
-        let writer = locked(&self.writer).take();
+        // Where it is being tidied, that is waited for elsewhere than on this thread.
+        let writer = Arc::clone(&self.writer);
+        let taken = tokio::task::spawn_blocking(move || locked(&writer).take());
+        let writer = taken.await.ok().flatten();
         // The readers first: only the last connection moves the write-ahead log into the database, and
         // theirs cannot. So a store that was closed is one whole file.
         self.readers.close().await;

@@ -40,14 +40,17 @@ where tenant = ?1 and id = ?2 returning first_sequence";
 impl Writer {
     pub(super) fn purge(&self, purges: Vec<Purge>) -> Result<Vec<Purged>, StoreError> {
         self.transaction(|| {
-            self.execute(KEEP_POSITION, [self.next_position])?;
-            let purges = purges.into_iter();
-            purges
-                .map(|purge| match purge {
-                    Purge::Job(key) => self.purge_job(key),
-                    Purge::Events(key, through) => self.purge_events(key, through),
-                })
-                .collect()
+            let mut purged = Vec::with_capacity(purges.len());
+            for purge in purges {
+                purged.push(match purge {
+                    Purge::Job(key) => self.purge_job(key)?,
+                    Purge::Events(key, through) => self.purge_events(key, through)?,
+                });
+            }
+            if purged.iter().any(|purged| *purged != Purged::Nothing) {
+                self.execute(KEEP_POSITION, [self.next_position])?;
+            }
+            Ok(purged)
         })
     }
 

@@ -3,7 +3,8 @@
 //! It is rusqlite's and not sqlx's, and works on the thread of whoever calls: a statement a row costs a
 //! few microseconds there, where sqlx pays for a trip to a thread of its own and back.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::hash_map::Entry as Place;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,8 @@ pub(super) struct Writer {
     /// Jobs as last committed: those with a live attempt, and the first of those that wait. Nearly every
     /// change is for one of them, and nobody else writes, so they need not be read again.
     remembered: HashMap<JobKey, Remembered>,
+    /// Those that wait, in the order in which they were remembered; some are forgotten already.
+    waiting: VecDeque<JobKey>,
     last_commit: Instant,
 }
 
@@ -33,11 +36,14 @@ pub(super) struct Writer {
 #[derive(Debug)]
 struct Remembered {
     job: Arc<Job>,
-    beside: Option<Payloads>,
+    beside: Option<Arc<Payloads>>,
 }
 
-/// Beyond so many remembered jobs, more of those that wait are not remembered. Chosen: a few MiB.
-const REMEMBERED_MAX: usize = 2_048;
+/// Jobs that wait and are remembered; the oldest are forgotten first, so that what waits for ever stands in
+/// nobody's way. Chosen: a few MiB.
+const WAITING_MAX: usize = 2_048;
+/// Labels of a job that waits and is remembered. Bytes. Chosen: with them it takes a few KiB at most.
+const LABELS_BYTES_MAX: usize = 1_024;
 
 const INSERT_JOB: &str = "
 insert into jobs (
@@ -130,6 +136,7 @@ impl Writer {
             connection,
             next_position,
             remembered: HashMap::new(),
+            waiting: VecDeque::new(),
             last_commit: Instant::now(),
         }
     }
@@ -159,14 +166,30 @@ impl Writer {
         Ok(plan.committed)
     }
 
-    fn remember(&mut self, job: &Arc<Job>, beside: Option<Payloads>) {
-        let waits = job.state == JobState::Queued && beside.is_some();
-        if job.state.is_leased() || (waits && self.remembered.len() < REMEMBERED_MAX) {
-            let job = Arc::clone(job);
-            self.remembered
-                .insert(job.key.clone(), Remembered { job, beside });
-        } else {
+    fn remember(&mut self, job: &Arc<Job>, beside: Option<Arc<Payloads>>) {
+        let waits = job.state == JobState::Queued && beside.is_some() && is_small(job);
+        if !job.state.is_leased() && !waits {
             self.remembered.remove(&job.key);
+            return;
+        }
+        if waits {
+            if self.waiting.len() == WAITING_MAX {
+                self.forget_oldest();
+            }
+            self.waiting.push_back(job.key.clone());
+        }
+        let job = Arc::clone(job);
+        self.remembered
+            .insert(job.key.clone(), Remembered { job, beside });
+    }
+
+    /// Forgets the job that has waited longest, unless it runs by now.
+    fn forget_oldest(&mut self) {
+        if let Some(key) = self.waiting.pop_front()
+            && let Place::Occupied(found) = self.remembered.entry(key)
+            && found.get().job.state == JobState::Queued
+        {
+            found.remove();
         }
     }
 
@@ -180,7 +203,7 @@ impl Writer {
                     Some(Remembered { job, beside }) => {
                         known.jobs.insert(key.clone(), Arc::clone(job));
                         if let Some(beside) = beside {
-                            known.payloads.insert(key.clone(), beside.clone());
+                            known.payloads.insert(key.clone(), Arc::clone(beside));
                         }
                     }
                     None => {
@@ -229,7 +252,10 @@ impl Writer {
                 Some(Remembered {
                     job,
                     beside: Some(payloads),
-                }) => heads.push(Claimed { job, payloads }),
+                }) => heads.push(Claimed {
+                    job,
+                    payloads: Arc::unwrap_or_clone(payloads),
+                }),
                 Some(_) | None => match self.claimable(&key) {
                     Ok(head) => heads.extend(head),
                     // It stays where it is: it must not hold up everybody else's changes.
@@ -423,6 +449,13 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// Whether a job takes little memory beside its payloads.
+fn is_small(job: &Job) -> bool {
+    let labels = job.spec.labels.iter();
+    let labels: usize = labels.map(|(name, value)| name.len() + value.len()).sum();
+    labels <= LABELS_BYTES_MAX && job.detail.error.is_none()
 }
 
 /// A job's id as its column has it.
