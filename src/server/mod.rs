@@ -354,9 +354,9 @@ async fn set_health(health: &tonic_health::server::HealthReporter, serving: bool
 /// The transport's settings. Source of the figures: the table of server settings in docs/protocol.md.
 pub(crate) fn builder() -> tonic::transport::Server {
     tonic::transport::Server::builder()
+        // The bound of calls at work, too: the next one waits in the client. tonic's own limit, with its
+        // load_shed, would refuse without a reason what this lets wait.
         .max_concurrent_streams(4_096)
-        .concurrency_limit_per_connection(4_096)
-        .load_shed(true)
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .http2_max_pending_accept_reset_streams(Some(20))

@@ -15,6 +15,7 @@ mod life_pool;
 mod life_read;
 mod life_retry;
 mod life_submit;
+mod overload;
 mod pool_faults;
 mod service;
 mod store;
