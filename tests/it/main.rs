@@ -18,6 +18,7 @@ mod life_submit;
 mod overload;
 mod pool_faults;
 mod service;
+mod start;
 mod store;
 mod watch;
 mod watch_end;
