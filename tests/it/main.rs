@@ -8,7 +8,6 @@ mod errors;
 mod errors_malformed;
 mod errors_store;
 mod harness;
-mod jobs;
 mod life;
 mod life_cancel;
 mod life_pool;
