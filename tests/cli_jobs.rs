@@ -300,6 +300,46 @@ async fn submit_prints_the_id_alone_on_stdout() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_json_submit_says_whether_the_key_was_used_before() {
+    for deduplicated in [false, true] {
+        let fake = Fake::start(Answers {
+            submit: Box::new(move |_, _| {
+                Ok(pb::SubmitResponse {
+                    job: Some(job(State::Queued, 1)),
+                    deduplicated,
+                })
+            }),
+            run: Box::new(|_, _| {
+                let mut steps = vec![snapshot(job(State::Queued, 1), 0)];
+                steps.extend(story(State::Succeeded));
+                Ok(steps)
+            }),
+            run_deduplicated: deduplicated,
+            ..Answers::default()
+        })
+        .await;
+        let arguments = ["submit", "pages", "--idempotency-key", "k", "--json"];
+        let watching = [arguments.as_slice(), &["--watch"]].concat();
+        for arguments in [arguments.as_slice(), &watching] {
+            let assert = pacenote(&fake, arguments).await.code(0);
+            let lines: Vec<serde_json::Value> = stdout(&assert)
+                .lines()
+                .map(|line| serde_json::from_str(line).expect("JSON"))
+                .collect();
+            assert_eq!(lines[0]["jobId"], JOB_ID);
+            assert_eq!(lines[0]["deduplicated"], deduplicated);
+            // It is the submit's answer, not a word about the job or an event.
+            let others = lines[1..].iter();
+            assert!(
+                others
+                    .clone()
+                    .all(|line| line.get("deduplicated").is_none())
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_integer_that_a_double_cannot_hold_travels_as_text() {
     let fake = Fake::start(submits()).await;
     let input = r#"{"id": 12345678901234567890}"#;

@@ -1,8 +1,9 @@
 //! Requests that are no messages at all: cut off, larger than the codec takes, or not protobuf.
 //!
-//! tonic refuses them before our own code is called, as INTERNAL or OUT_OF_RANGE and without details,
-//! although the fault is the caller's. Here they become INVALID_ARGUMENT with a reason, so that nobody
-//! repeats them. Every status of our own carries details, and is passed on as it is.
+//! tonic refuses them before our own code is called, without details and, although the fault is the
+//! caller's, as INTERNAL, OUT_OF_RANGE or, where they unpack to more than the codec takes,
+//! RESOURCE_EXHAUSTED. Here they become INVALID_ARGUMENT with a reason, so that nobody repeats them. Every
+//! status of our own carries details, and is passed on as it is.
 
 use std::task::{Context, Poll};
 
@@ -53,5 +54,9 @@ where
 
 /// Whether a refusal comes from tonic's decoder: none of ours goes without details.
 fn is_of_the_codec(refused: &Status) -> bool {
-    matches!(refused.code(), Code::Internal | Code::OutOfRange) && refused.details().is_empty()
+    refused.details().is_empty()
+        && matches!(
+            refused.code(),
+            Code::Internal | Code::OutOfRange | Code::ResourceExhausted
+        )
 }

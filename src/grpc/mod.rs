@@ -145,12 +145,11 @@ impl JobService for Jobs {
         let mut violations = Violations::default();
         let query = requests::list_query(&request, &mut violations);
         let view = requests::view(request.view, View::Basic, &mut violations);
+        let (size, token) = (request.page_size, &request.page_token);
+        self.queue.check_page(&query, size, token, &mut violations);
         violations.into_result().map_err(status)?;
-        let page = self
-            .queue
-            .list(query, request.page_size, &request.page_token, view)
-            .await
-            .map_err(status)?;
+        let page = self.queue.list(query, size, token, view).await;
+        let page = page.map_err(status)?;
         Ok(Response::new(pb::ListResponse {
             jobs: page.jobs.into_iter().map(wire::to_job).collect(),
             next_page_token: page.next_token.unwrap_or_default(),

@@ -123,11 +123,9 @@ pub(super) fn event_query(
     }
 }
 
-/// Which jobs.
+/// Which jobs. Which page of them is checked by the queue, which made the token.
 pub(super) fn list_query(request: &pb::ListRequest, violations: &mut Violations) -> ListQuery {
-    violations.check("page_size", check_page_size(request.page_size));
     check_list("states", request.states.len(), violations);
-    check_string("page_token", &request.page_token, violations);
     let key = &request.idempotency_key;
     if key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
         let len = key.len();

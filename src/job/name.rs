@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 use crate::job::limits::NAME_BYTES_MAX;
 
@@ -88,7 +89,7 @@ impl From<Name> for String {
 
 /// The id of a job: a UUIDv7, written in lower case with hyphens.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "String", into = "String")]
 pub struct JobId(Uuid);
 
 impl JobId {
@@ -97,17 +98,21 @@ impl JobId {
         Self(id)
     }
 
-    /// Parses the usual text form.
+    /// Parses an id as it is written, or the same in upper case.
     ///
     /// # Errors
-    /// A sentence that says what is wrong with it.
+    /// A sentence that says what is expected.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Err("is required".to_owned());
         }
-        Uuid::parse_str(text)
-            .map(Self)
-            .map_err(|_| "is not a UUID".to_owned())
+        // The crate also reads braces, `urn:uuid:` and no hyphens. All are of other lengths.
+        if text.len() == Hyphenated::LENGTH
+            && let Ok(id) = Uuid::parse_str(text)
+        {
+            return Ok(Self(id));
+        }
+        Err("is not a UUID with hyphens, such as 0198c0de-0000-7000-8000-000000000001".to_owned())
     }
 
     /// The UUID itself.
@@ -125,6 +130,20 @@ impl fmt::Display for JobId {
 impl fmt::Debug for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl TryFrom<String> for JobId {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::parse(&text)
+    }
+}
+
+impl From<JobId> for String {
+    fn from(id: JobId) -> Self {
+        id.to_string()
     }
 }
 
@@ -175,5 +194,33 @@ mod tests {
             let error = Name::new(bad).expect_err(bad);
             assert!(error.contains(why), "{bad:?}: {error}");
         }
+    }
+
+    #[test]
+    fn an_id_is_taken_with_its_hyphens_and_in_no_other_form() {
+        let text = "0198c0de-0000-7000-8000-00000000000a";
+        let id = JobId::parse(text).expect("the form that Submit answers");
+        assert_eq!(id.to_string(), text);
+        assert_eq!(JobId::parse(&text.to_uppercase()), Ok(id));
+        let json = format!("{text:?}");
+        assert_eq!(serde_json::to_string(&id).expect("it is text"), json);
+        assert_eq!(serde_json::from_str::<JobId>(&json).expect("an id"), id);
+        for bad in [
+            text.replace('-', ""),
+            format!("{{{text}}}"),
+            format!("urn:uuid:{text}"),
+            format!(" {text}"),
+            text.replace('-', "_"),
+            text.replacen('-', "", 1) + "-",
+            text.replace('a', "g"),
+            text.replace('a', ""),
+            text.replace("0a", "ä"),
+        ] {
+            let error = JobId::parse(&bad).expect_err(&bad);
+            assert!(error.contains("such as 0198c0de-"), "{bad:?}: {error}");
+            let json = format!("{bad:?}");
+            assert!(serde_json::from_str::<JobId>(&json).is_err(), "{bad:?}");
+        }
+        assert_eq!(JobId::parse(""), Err("is required".to_owned()));
     }
 }

@@ -66,6 +66,23 @@ impl JobQueue {
         found.ok_or(Error::NotFound { id: key.id })
     }
 
+    /// Checks which page of a query is asked for, and answers what it has to be made of: after which job,
+    /// and how many. A token was made for one filter, so that it is wrong for one that has faults, too.
+    pub fn check_page(
+        &self,
+        query: &ListQuery,
+        page_size: i32,
+        token: &str,
+        violations: &mut Violations,
+    ) -> (Option<JobId>, Option<usize>) {
+        let size = violations.check("page_size", check_page_size(page_size));
+        let after = (!token.is_empty()).then(|| {
+            let secret = self.shared.store.secret();
+            violations.check("page_token", page::parse(&secret, query, token))
+        });
+        (after.flatten(), size)
+    }
+
     /// A page of jobs, newest first. Ends early at 3 MiB.
     ///
     /// # Errors
@@ -78,12 +95,10 @@ impl JobQueue {
         view: View,
     ) -> Result<JobPage, Error> {
         let mut violations = Violations::default();
-        let size = violations.check("page_size", check_page_size(page_size));
-        let secret = self.shared.store.secret();
-        if !token.is_empty() {
-            query.before_id = violations.check("page_token", page::parse(&secret, &query, token));
-        }
+        let (after, size) = self.check_page(&query, page_size, token, &mut violations);
         violations.into_result()?;
+        query.before_id = after;
+        let secret = self.shared.store.secret();
         let size = size.unwrap_or(PAGE_SIZE_DEFAULT);
         // One more than asked for says whether there is another page.
         query.limit = size + 1;

@@ -4,6 +4,7 @@
 pub(crate) mod incoming;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -81,7 +82,8 @@ impl Server {
         }
     }
 
-    /// With another job type, run by a program's own executor. Takes the place of one with this name.
+    /// With another job type, run by a program's own executor. Takes the place of a built-in one, or of
+    /// an earlier one, with this name; one of the configuration keeps the server from starting.
     #[must_use]
     pub fn executor(
         mut self,
@@ -158,10 +160,11 @@ impl Server {
         listener: TcpListener,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), ServeError> {
-        let store = SqliteStore::open(&self.config.store).await?;
+        // First, so that what is refused for its configuration leaves nothing behind.
         let attempts_dir = attempts_dir(&self.config.store)?;
-        end_survivors(&attempts_dir).await;
         self.add_types(&attempts_dir)?;
+        let store = SqliteStore::open(&self.config.store).await?;
+        end_survivors(&attempts_dir).await;
         let on_ready = std::mem::take(&mut self.on_ready);
         let queue = JobQueue::open(Arc::new(store), self.clock.clone(), self.queue_settings())
             .await
@@ -237,11 +240,16 @@ impl Server {
             self.types.entry(name).or_insert((settings, executor));
         }
         for (name, job_type) in &self.config.job_types {
+            let Entry::Vacant(place) = self.types.entry(name.clone()) else {
+                return Err(ServeError::Config(format!(
+                    "job_types.{name}: a type with this name is built in or embedded; choose another name"
+                )));
+            };
             let executor = CommandExecutor::new(job_type.command.clone(), attempts_dir.to_owned())
                 .map_err(|problem| ServeError::Config(format!("job_types.{name}: {problem}")))?;
             let configured: (_, Arc<dyn Executor>) =
                 (job_type.settings.clone(), Arc::new(executor));
-            self.types.insert(name.clone(), configured);
+            place.insert(configured);
         }
         Ok(())
     }
@@ -354,9 +362,9 @@ async fn set_health(health: &tonic_health::server::HealthReporter, serving: bool
 /// The transport's settings. Source of the figures: the table of server settings in docs/protocol.md.
 pub(crate) fn builder() -> tonic::transport::Server {
     tonic::transport::Server::builder()
+        // The bound of calls at work, too: the next one waits in the client. tonic's own limit, with its
+        // load_shed, would refuse without a reason what this lets wait.
         .max_concurrent_streams(4_096)
-        .concurrency_limit_per_connection(4_096)
-        .load_shed(true)
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .http2_max_pending_accept_reset_streams(Some(20))

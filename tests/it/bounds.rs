@@ -174,6 +174,10 @@ fn others(job_id: &str) -> Vec<(Call, Option<&'static str>)> {
         (get(&job_id(), 2), None),
         (get("", 0), Some("job_id")),
         (get("not-a-uuid", 0), Some("job_id")),
+        (get(&job_id().to_uppercase(), 0), None),
+        (get(&job_id().replace('-', ""), 0), Some("job_id")),
+        (get(&format!("{{{}}}", job_id()), 0), Some("job_id")),
+        (get(&format!("urn:uuid:{}", job_id()), 0), Some("job_id")),
         (get(&job_id(), 3), Some("view")),
     ];
     let cancel = |reason: usize| {

@@ -6,6 +6,7 @@ use prost::Message;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tonic::client::Grpc;
+use tonic::codec::CompressionEncoding::Gzip;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
@@ -15,7 +16,7 @@ use crate::harness::{TestServer, folder, reason_of, soon, submit_request, watch_
 
 /// Sends bytes as they are, and gives back bytes as they come.
 #[derive(Default)]
-struct Raw;
+pub(crate) struct Raw;
 
 impl Codec for Raw {
     type Encode = Bytes;
@@ -62,19 +63,19 @@ const METHODS: [&str; 8] = [
     "ListEvents",
 ];
 
-async fn raw(server: &TestServer) -> Grpc<Channel> {
+pub(crate) async fn raw(server: &TestServer) -> Grpc<Channel> {
     let endpoint = Channel::from_shared(format!("http://{}", server.address));
     let connected = endpoint.expect("an address").connect().await;
     Grpc::new(connected.expect("the server accepts"))
 }
 
-fn path(method: &str) -> PathAndQuery {
+pub(crate) fn path(method: &str) -> PathAndQuery {
     let path = format!("/pacenote.v1.JobService/{method}");
     path.parse().expect("a path")
 }
 
 /// Calls a method with messages as they are; the first answer, or the refusal.
-async fn call(
+pub(crate) async fn call(
     grpc: &mut Grpc<Channel>,
     method: &str,
     messages: Vec<Bytes>,
@@ -121,6 +122,22 @@ async fn what_is_no_protobuf_is_refused_as_malformed_by_every_method() {
         assert!(is_malformed(&huge), "{method} with 9 MiB: {huge:?}");
     }
     server.submit(submit_request("sleep")).await;
+    server.stop().await.expect("a clean end");
+}
+
+/// It would be refused again each time: told as RESOURCE_EXHAUSTED, clients would repeat it for ever.
+#[tokio::test]
+async fn what_unpacks_to_more_than_the_codec_takes_is_refused_as_malformed() {
+    let dir = folder();
+    let (server, _puppets) = TestServer::with_puppets(&dir).await;
+    let mut client = server.client.clone().send_compressed(Gzip);
+    let huge = pb::GetRequest {
+        job_id: "x".repeat(9 * 1024 * 1024),
+        view: 0,
+    };
+    let refused = client.get(huge).await.expect_err("beyond the codec");
+    let expected = (Code::InvalidArgument, "MALFORMED_REQUEST".to_owned());
+    assert_eq!(reason_of(&refused), expected);
     server.stop().await.expect("a clean end");
 }
 

@@ -1,6 +1,7 @@
 //! What the pool runs at once, in which order, and what handlers see of their jobs.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, join_all};
 use pacenote::executor::handler::{Context, HandlerError, HandlerExecutor};
@@ -12,12 +13,12 @@ use pacenote::pb::job::State;
 use pacenote::wire;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::harness::{
     Puppets, Setup, TestServer, bad_fields, folder, reason_of, soon, submit_request,
 };
-use crate::life::settings;
+use crate::life::{check_finished, settings};
 
 /// Attempts that run now, and the most there ever were.
 #[derive(Clone, Copy, Default, Debug)]
@@ -114,6 +115,47 @@ async fn a_full_type_takes_exactly_its_places_and_the_next_job_one_that_is_free(
         assert_eq!(server.end_of(&job.job_id).await.state(), State::Succeeded);
     }
     server.stop().await.expect("a clean end");
+}
+
+/// Never comes back, whatever it is told. The test hears of each attempt that begins, and of its end.
+struct Stubborn(mpsc::UnboundedSender<oneshot::Receiver<()>>);
+
+impl Executor for Stubborn {
+    fn run(&self, _: Attempt) -> BoxFuture<'static, Outcome> {
+        let (alive, gone) = oneshot::channel();
+        self.0.send(gone).expect("the test is there");
+        Box::pin(async move {
+            let _alive: oneshot::Sender<()> = alive;
+            std::future::pending().await
+        })
+    }
+}
+
+/// Goal: an executor that breaks its promise to come back holds up neither its job nor its place. Method:
+/// the real ten seconds beyond its grace, and another job that waits for the only place of the type.
+#[tokio::test]
+async fn an_executor_that_ignores_its_stop_is_left_behind_after_its_grace() {
+    let dir = folder();
+    let (begun, mut attempts) = mpsc::unbounded_channel();
+    let one = settings(|settings| {
+        settings.concurrency = Some(1);
+        settings.timeouts.cancel_grace = Duration::from_millis(50);
+    });
+    let setup = Setup::on(dir.path()).job_type_with("stubborn", one, Stubborn(begun));
+    let server = setup.start().await;
+    let job = server.submit(submit_request("stubborn")).await;
+    let next = server.submit(submit_request("stubborn")).await;
+    let gone = soon(attempts.recv()).await.expect("it begins");
+    let told = Instant::now();
+    assert_eq!(server.cancel(&job.job_id).await.state(), State::Cancelling);
+    let end = server.end_of(&job.job_id).await;
+    assert_eq!(end.state(), State::Cancelled);
+    assert!(told.elapsed() >= Duration::from_secs(10), "it had its time");
+    check_finished(&server.log(&job.job_id).await);
+    // Dropped, which ends what it had started; it has nothing to answer.
+    soon(gone).await.expect_err("it never answers");
+    soon(attempts.recv()).await.expect("its place is free");
+    assert_eq!(server.get(&next.job_id).await.state(), State::Running);
 }
 
 #[tokio::test]

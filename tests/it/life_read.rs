@@ -236,6 +236,51 @@ async fn a_page_token_is_good_for_its_own_filter_only() {
     server.stop().await.expect("a clean end");
 }
 
+/// Goal: whoever mends what a refused List names is not refused once more, for its token. Method: a
+/// token of another filter, a forged one and no token at all, each beside other bad fields.
+#[tokio::test]
+async fn a_page_token_that_is_not_ours_is_told_with_all_that_is_wrong() {
+    let dir = folder();
+    let (server, puppets) = with_a_backlog(&dir).await;
+    for _ in 0..2 {
+        server.submit(submit_request("puppet")).await;
+    }
+    let list = |request| {
+        let mut client = server.client.clone();
+        async move { client.list(request).await }
+    };
+    let good = pb::ListRequest {
+        page_size: 1,
+        ..pb::ListRequest::default()
+    };
+    let page = list(good.clone()).await.expect("good").into_inner();
+    let own = pb::ListRequest {
+        page_token: page.next_page_token.clone(),
+        page_size: -1,
+        ..good
+    };
+    let of_own = bad_fields(&list(own).await.expect_err("a bad size"));
+    assert_eq!(of_own, ["page_size"], "the token is right");
+    for page_token in [page.next_page_token, "QUJD".to_owned(), "ü".to_owned()] {
+        let bad = pb::ListRequest {
+            page_token,
+            page_size: 1_001,
+            states: vec![State::Queued as i32, 99],
+            types: vec!["a b".to_owned()],
+            view: 3,
+            ..pb::ListRequest::default()
+        };
+        let mut told = bad_fields(&list(bad).await.expect_err("all of it is bad"));
+        told.sort();
+        assert_eq!(
+            told,
+            ["page_size", "page_token", "states[1]", "types[0]", "view"]
+        );
+    }
+    drop(puppets.next().await);
+    server.stop().await.expect("a clean end");
+}
+
 #[tokio::test]
 async fn filters_of_a_list_are_joined_by_and() {
     let dir = folder();

@@ -30,13 +30,13 @@ async fn a_retry_waits_its_backoff_and_not_less() {
     let quick = settings(|settings| {
         settings.retry_policy = RetryPolicy {
             initial_backoff: Duration::from_millis(200),
-            max_attempts: 3,
             ..RetryPolicy::default()
         };
     });
     let setup = Setup::on(dir.path()).job_type_with("puppet", quick, puppets.clone());
     let server = setup.start().await;
     let job = server.submit(submit_request("puppet")).await;
+    // As many as a job has by default.
     for attempt in 1..=3 {
         let puppet = puppets.next().await;
         assert_eq!(puppet.attempt.number, attempt);

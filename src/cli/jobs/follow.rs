@@ -13,10 +13,14 @@ use crate::pb::job::State;
 use crate::pb::job_event::Event;
 use crate::pb::payload::Content;
 
+/// Said of a submit that made no job of its own.
+pub(super) const KEY_WAS_USED: &str = "this idempotency key was used before: this is that job";
+
 /// Shows a watch to its end and exits by the job's outcome. Ctrl-C leaves the job alone and says how to
 /// go on.
 pub(super) async fn follow(mut watch: Watch, name: &str, output: Output) -> Result<Exit, Stop> {
     let mut view = View::new(name, output);
+    let mut answered = false;
     let interrupt = tokio::signal::ctrl_c();
     tokio::pin!(interrupt);
     loop {
@@ -34,14 +38,13 @@ pub(super) async fn follow(mut watch: Watch, name: &str, output: Output) -> Resu
                 view.finished(&job)?;
                 return Ok(Exit::of(job.state()));
             }
-            Some(Ok(update)) => {
-                view.update(&update)?;
-                if let Update::Snapshot(_) = update
-                    && watch.deduplicated() == Some(true)
-                {
-                    view.note("this idempotency key was used before: this is that job");
-                }
+            Some(Ok(Update::Snapshot(job))) => {
+                // What a submit was answered with is its first snapshot; later ones are the job's.
+                let deduplicated = watch.deduplicated().filter(|_| !answered);
+                answered = true;
+                view.snapshot(&job, deduplicated)?;
             }
+            Some(Ok(update)) => view.update(&update)?,
             Some(Err(error)) => {
                 view.end()?;
                 say_how_to_go_on(&watch, output);
@@ -98,7 +101,7 @@ impl View {
 
     fn update(&mut self, update: &Update) -> io::Result<()> {
         match update {
-            Update::Snapshot(job) => self.snapshot(job),
+            Update::Snapshot(job) => self.snapshot(job, None),
             Update::Event(event) => self.event(event),
             Update::Gap(gap) => self.gap(gap),
             Update::Reconnecting { error, delay, .. } => {
@@ -116,22 +119,29 @@ impl View {
         }
     }
 
-    fn snapshot(&mut self, job: &pb::Job) -> io::Result<()> {
+    /// `deduplicated`: of the snapshot that answers a submit, whether its key was used before.
+    fn snapshot(&mut self, job: &pb::Job, deduplicated: Option<bool>) -> io::Result<()> {
         match &mut self.kind {
-            Kind::Json => self.output.message(job),
-            Kind::Raw => Ok(()),
+            Kind::Json => match deduplicated {
+                Some(deduplicated) => self.output.submitted(job, deduplicated)?,
+                None => self.output.message(job)?,
+            },
+            Kind::Raw => {}
             Kind::Lines => {
                 let progress = job.progress.as_ref().map(text::progress);
                 let progress = progress.map_or_else(String::new, |known| format!(" {known}"));
                 let (id, state) = (escape::escape(&job.job_id), text::state(job.state()));
-                self.output.line(&format!("job {id} {state}{progress}"))
+                self.output.line(&format!("job {id} {state}{progress}"))?;
             }
             Kind::Screen(screen) => {
                 screen.above(&format!("job {}", escape::escape(&job.job_id)));
                 screen.job(job);
-                Ok(())
             }
         }
+        if deduplicated == Some(true) {
+            self.note(KEY_WAS_USED);
+        }
+        Ok(())
     }
 
     fn event(&mut self, event: &pb::JobEvent) -> io::Result<()> {

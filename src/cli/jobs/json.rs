@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::ser::Formatter;
 
 use crate::cli::jobs::escape::drives_a_terminal;
+use crate::pb;
 
 /// 2^53: up to it a double tells neighbouring integers apart.
 pub(super) const INTEGER_MAX: f64 = 9_007_199_254_740_992.0;
@@ -19,14 +20,37 @@ pub(super) const INTEGER_MAX: f64 = 9_007_199_254_740_992.0;
 /// # Errors
 /// Where it nests deeper than prost decodes (100 messages), or holds a number JSON has no word for.
 pub(super) fn line(message: &impl ReflectMessage) -> io::Result<String> {
+    plain(&dynamic(message)?)
+}
+
+/// The answer to a submit as one line: the job, and whether its idempotency key was used before. Beside
+/// the job's own fields, and not around them, so that every command's job is read in the same way.
+///
+/// # Errors
+/// As [`line`].
+pub(super) fn submitted(job: &pb::Job, deduplicated: bool) -> io::Result<String> {
+    #[derive(Serialize)]
+    struct Submitted {
+        #[serde(flatten)]
+        job: DynamicMessage,
+        deduplicated: bool,
+    }
+    plain(&Submitted {
+        job: dynamic(job)?,
+        deduplicated,
+    })
+}
+
+fn dynamic(message: &impl ReflectMessage) -> io::Result<DynamicMessage> {
+    // Not transcode_to_dynamic(), which panics on a value that nests deeper than prost decodes.
+    DynamicMessage::decode(message.descriptor(), message.encode_to_vec().as_slice())
+        .map_err(io::Error::other)
+}
+
+fn plain(value: &impl Serialize) -> io::Result<String> {
     let mut bytes = Vec::new();
     let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, Plain);
-    // Not transcode_to_dynamic(), which panics on a value that nests deeper than prost decodes.
-    let dynamic = DynamicMessage::decode(message.descriptor(), message.encode_to_vec().as_slice())
-        .map_err(io::Error::other)?;
-    dynamic
-        .serialize(&mut serializer)
-        .map_err(io::Error::other)?;
+    value.serialize(&mut serializer).map_err(io::Error::other)?;
     Ok(String::from_utf8(bytes).expect("serde_json writes UTF-8"))
 }
 
@@ -62,7 +86,6 @@ impl Formatter for Plain {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pb;
 
     #[test]
     fn a_message_is_canonical_proto_json() {

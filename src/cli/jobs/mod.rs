@@ -115,10 +115,10 @@ async fn submit(
     let answer = client.submit(request).await?;
     let job = answer.job.unwrap_or_default();
     if answer.deduplicated {
-        output.note("this idempotency key was used before: this is that job");
+        output.note(follow::KEY_WAS_USED);
     }
     if output.json {
-        output.message(&job)?;
+        output.submitted(&job, answer.deduplicated)?;
     } else {
         let job_id = escape(&job.job_id);
         output.line(&job_id)?;

@@ -41,6 +41,11 @@ impl Output {
         self.line(&json::line(message)?)
     }
 
+    /// The answer to a submit as a line of JSON.
+    pub(crate) fn submitted(self, job: &pb::Job, deduplicated: bool) -> io::Result<()> {
+        self.line(&json::submitted(job, deduplicated)?)
+    }
+
     /// A note for people on stderr; `--quiet` keeps it back.
     pub(crate) fn note(self, text: &str) {
         if !self.quiet {
