@@ -9,6 +9,7 @@ mod open;
 mod plan_tests;
 mod purge;
 mod read;
+mod readers;
 mod rows;
 mod write;
 
@@ -18,17 +19,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::SqlitePool;
 use uuid::Uuid;
 
 use crate::job::name::{JobKey, Lane};
 use crate::job::time::Timestamp;
 use crate::job::{Job, JobSnapshot, JobState};
 use crate::store::sqlite::errors::write_error;
+use crate::store::sqlite::readers::Readers;
 use crate::store::sqlite::write::Writer;
 use crate::store::{
     Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, OpenError, Purge, Purged,
-    StoreError, View,
+    ReadError, StoreError, View,
 };
 
 /// The write-ahead log is cut back when it is larger than this and nothing else is to do. Bytes.
@@ -43,7 +44,7 @@ pub struct SqliteStore {
     path: PathBuf,
     /// Changes block the thread that makes them: the queue has one for them. See [`JobStore`].
     writer: Arc<Mutex<Option<Writer>>>,
-    readers: SqlitePool,
+    readers: Readers,
     secret: [u8; 32],
     store_id: Uuid,
     /// Held for as long as the store is open: dropping it lets the next server in.
@@ -114,19 +115,19 @@ impl JobStore for SqliteStore {
             .commit(group)
     }
 
-    async fn job(&self, key: &JobKey, view: View) -> Result<Option<JobSnapshot>, StoreError> {
+    async fn job(&self, key: &JobKey, view: View) -> Result<Option<JobSnapshot>, ReadError> {
         read::job(&self.readers, key, view).await
     }
 
-    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Job>>, StoreError> {
+    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Job>>, ReadError> {
         read::list(&self.readers, query).await
     }
 
-    async fn log(&self, key: &JobKey, range: LogRange) -> Result<Option<LogPart>, StoreError> {
+    async fn log(&self, key: &JobKey, range: LogRange) -> Result<Option<LogPart>, ReadError> {
         read::log(&self.readers, key, range).await
     }
 
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, StoreError> {
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, ReadError> {
         read::due(&self.readers, now, limit).await
     }
 
@@ -134,11 +135,11 @@ impl JobStore for SqliteStore {
         &self,
         before: Timestamp,
         limit: usize,
-    ) -> Result<Vec<(JobKey, u32)>, StoreError> {
+    ) -> Result<Vec<(JobKey, u32)>, ReadError> {
         read::leases_ended(&self.readers, before, limit).await
     }
 
-    async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, StoreError> {
+    async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
         read::depths(&self.readers).await
     }
 
