@@ -24,7 +24,7 @@ const SQLITE_VERSION_MIN: (u32, u32, u32) = (3, 51, 3);
 /// syncs the database file seldom.
 const CHECKPOINT_PAGES: u32 = 4096;
 /// How long another program may hold the database before a change is refused.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Prepared statements of the writer: more than it has, so that each is prepared once.
 const STATEMENTS_KEPT: usize = 64;
 

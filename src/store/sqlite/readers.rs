@@ -13,9 +13,9 @@ use sqlx::{ConnectOptions, Connection};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::job::limits::READ_WAIT_MAX;
-use crate::store::ReadError;
 use crate::store::sqlite::errors::read_error;
 use crate::store::sqlite::{closed, locked};
+use crate::store::{ReadError, StoreError};
 
 /// Connections that read. Chosen: reads are short, and more threads than that only take turns.
 const READERS: u32 = 4;
@@ -106,17 +106,31 @@ impl Readers {
         self.all(query).await
     }
 
+    /// A moment without reads: waits for those at work, and holds up others for as long as it is kept.
+    pub(super) async fn pause(&self) -> Result<SemaphorePermit<'_>, StoreError> {
+        self.places
+            .acquire_many(READERS)
+            .await
+            .map_err(|_| closed())
+    }
+
+    /// Whether a statement that may be long would be at work at once.
+    #[cfg(test)]
+    pub(super) fn is_free_for_long(&self) -> bool {
+        self.long.available_permits() > 0
+    }
+
     /// Ends every connection, after what they are at. Whoever asks for one afterwards is refused.
     pub(super) async fn close(&self) {
         self.long.close();
-        let all = self.places.acquire_many(READERS).await;
+        let pause = self.pause().await;
         let idle = std::mem::take(&mut *locked(&self.idle));
         for reader in idle {
             // They only read: there is nothing to lose.
             let _ = reader.connection.close().await;
         }
         self.places.close();
-        drop(all);
+        drop(pause);
     }
 
     async fn lend(&self) -> Result<Lent<'_>, ReadError> {
@@ -292,7 +306,7 @@ mod tests {
             tokio::spawn(async move { readers.all_of_long(sqlx::query(sql)).await })
         };
         let endless: Vec<_> = (0..=READERS).map(|_| long(ENDLESS)).collect();
-        while readers.long.available_permits() > 0 {
+        while readers.is_free_for_long() {
             tokio::task::yield_now().await;
         }
         for _ in 0..READERS * 2 {
