@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::job::limits::{READ_TIME_MAX, READ_WAIT_MAX};
 use crate::job::name::JobId;
 
 /// Why a call was not done.
@@ -103,6 +104,12 @@ pub enum Limit {
     /// The store's disk.
     #[error("the disk of the store is full")]
     DiskFull,
+    /// The time of a read, or of waiting for other reads.
+    #[error(
+        "the read took longer than {READ_TIME_MAX:?}, or waited {READ_WAIT_MAX:?} for others: \
+         ask for less, or come back later"
+    )]
+    ReadTime,
     /// Open watches of a tenant.
     #[error("{open} watches are open; at most {max} are accepted")]
     Watchers {
@@ -180,6 +187,14 @@ impl Error {
         Self::Exhausted {
             limit: Limit::DiskFull,
             retry_after: Duration::from_secs(5),
+        }
+    }
+
+    /// A read took too long.
+    pub fn read_too_long() -> Self {
+        Self::Exhausted {
+            limit: Limit::ReadTime,
+            retry_after: Duration::from_secs(1),
         }
     }
 }

@@ -92,6 +92,7 @@ fn precondition_reason(precondition: &Precondition) -> &'static str {
 fn limit_reason(limit: &Limit) -> &'static str {
     match limit {
         Limit::DiskFull => "DISK_FULL",
+        Limit::ReadTime => "READ_TOO_LONG",
         Limit::Watchers { .. } => "WATCHER_LIMIT",
     }
 }

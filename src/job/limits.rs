@@ -17,6 +17,11 @@ pub const PAGE_BYTES_MAX: usize = 3 * 1024 * 1024;
 pub const PAGE_SIZE_DEFAULT: usize = 50;
 /// Most entries of a page.
 pub const PAGE_SIZE_MAX: usize = 1_000;
+/// Longest that a statement reads in the store: the write-ahead log behind it grows meanwhile. Chosen: a
+/// page by its index takes milliseconds, and what a fast disk writes in a second has room in a log.
+pub const READ_TIME_MAX: Duration = Duration::from_secs(1);
+/// Longest that a read waits for other reads. Chosen: thirty of the longest.
+pub const READ_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Type, queue, label and stream names. Bytes.
 pub const NAME_BYTES_MAX: usize = 128;
 /// Idempotency keys. Bytes.

@@ -37,45 +37,46 @@ pub trait JobStore: Send + Sync + 'static {
     /// One job, with its payloads if asked for.
     ///
     /// # Errors
-    /// [`StoreError`], where the store cannot be read.
-    async fn job(&self, key: &JobKey, view: View) -> Result<Option<JobSnapshot>, StoreError>;
+    /// [`ReadError`].
+    async fn job(&self, key: &JobKey, view: View) -> Result<Option<JobSnapshot>, ReadError>;
 
-    /// A page of jobs, newest first, without payloads.
+    /// A page of jobs, newest first, without payloads. May look at every job of the tenant, and is then
+    /// the one that ends with [`ReadError::TooLong`].
     ///
     /// # Errors
-    /// [`StoreError`], where the store cannot be read.
-    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Job>>, StoreError>;
+    /// [`ReadError`].
+    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Job>>, ReadError>;
 
     /// Part of a job's log, and the job as it was when that part was read; `None` where there is no
     /// such job.
     ///
     /// # Errors
-    /// [`StoreError`], where the store cannot be read.
-    async fn log(&self, key: &JobKey, range: LogRange) -> Result<Option<LogPart>, StoreError>;
+    /// [`ReadError`].
+    async fn log(&self, key: &JobKey, range: LogRange) -> Result<Option<LogPart>, ReadError>;
 
     /// Scheduled jobs whose time has come, the earliest first, at most `limit`; and when the next one
     /// after them is due.
     ///
     /// # Errors
-    /// [`StoreError`], where the store cannot be read.
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, StoreError>;
+    /// [`ReadError`].
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, ReadError>;
 
     /// Jobs whose lease ended before `before`, by the steady clock, with the attempt that held it; at
     /// most `limit`.
     ///
     /// # Errors
-    /// [`StoreError`], where the store cannot be read.
+    /// [`ReadError`].
     async fn leases_ended(
         &self,
         before: Timestamp,
         limit: usize,
-    ) -> Result<Vec<(JobKey, u32)>, StoreError>;
+    ) -> Result<Vec<(JobKey, u32)>, ReadError>;
 
     /// How many jobs there are, by lane and state, from counters that are exact at every commit.
     ///
     /// # Errors
-    /// [`StoreError`], where the store cannot be read.
-    async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, StoreError>;
+    /// [`ReadError`].
+    async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, ReadError>;
 
     /// Removes finished jobs, or the front of their logs. What is not finished is left alone. Answers
     /// what was removed.
@@ -316,6 +317,17 @@ pub enum StoreError {
     Failed(String),
 }
 
+/// Why a store could not answer a question.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It took longer than a read may, or waited too long for others. Ask for less, or try again.
+    #[error("the read took too long")]
+    TooLong,
+    /// The store cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 /// Why a store could not be opened.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum OpenError {
@@ -345,6 +357,15 @@ impl From<StoreError> for Error {
                 tracing::error!(%cause, "the store has failed");
                 Self::outcome_unknown()
             }
+        }
+    }
+}
+
+impl From<ReadError> for Error {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::TooLong => Self::read_too_long(),
+            ReadError::Store(error) => error.into(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use pacenote::job::payload::Payload;
 use pacenote::pb;
-use pacenote::store::{Purge, StoreError};
+use pacenote::store::{Purge, ReadError, StoreError};
 use tonic::Status;
 use tonic_types::StatusExt;
 use uuid::Uuid;
@@ -196,6 +196,11 @@ async fn from_a_failing_store(reached: &mut Reached) {
     let dir = folder();
     let server = FaultyServer::start(dir.path()).await;
     let mut client = server.client.clone();
+    server.fail_next_list(ReadError::TooLong);
+    let refused = client.list(pb::ListRequest::default()).await;
+    reached.add(&refused.expect_err("it takes too long"));
+    let listed = client.list(pb::ListRequest::default()).await;
+    listed.expect("it is quicker now");
     for error in [
         StoreError::DiskFull,
         StoreError::Busy,

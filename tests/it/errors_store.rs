@@ -14,7 +14,8 @@ use pacenote::job::{Job, JobSnapshot};
 use pacenote::queue::{JobQueue, KnownType, QueueSettings};
 use pacenote::store::sqlite::SqliteStore;
 use pacenote::store::{
-    Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, Purge, Purged, StoreError, View,
+    Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, Purge, Purged, ReadError,
+    StoreError, View,
 };
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
@@ -32,6 +33,7 @@ pub(crate) struct Faulty {
     store: Arc<SqliteStore>,
     next: Arc<Mutex<Option<StoreError>>>,
     always: Arc<Mutex<Option<StoreError>>>,
+    next_list: Arc<Mutex<Option<ReadError>>>,
 }
 
 impl Faulty {
@@ -41,6 +43,7 @@ impl Faulty {
             store: Arc::new(store.expect("a new store")),
             next: Arc::default(),
             always: Arc::default(),
+            next_list: Arc::default(),
         }
     }
 
@@ -52,6 +55,11 @@ impl Faulty {
     /// Lets every commit fail from here on.
     pub(crate) fn fail_every_commit(&self, error: StoreError) {
         *self.always.lock().expect("not poisoned") = Some(error);
+    }
+
+    /// Lets the next list fail.
+    pub(crate) fn fail_next_list(&self, error: ReadError) {
+        *self.next_list.lock().expect("not poisoned") = Some(error);
     }
 }
 
@@ -66,19 +74,23 @@ impl JobStore for Faulty {
         }
     }
 
-    async fn job(&self, key: &JobKey, view: View) -> Result<Option<JobSnapshot>, StoreError> {
+    async fn job(&self, key: &JobKey, view: View) -> Result<Option<JobSnapshot>, ReadError> {
         self.store.job(key, view).await
     }
 
-    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Job>>, StoreError> {
-        self.store.list(query).await
+    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Job>>, ReadError> {
+        let fails = self.next_list.lock().expect("not poisoned").take();
+        match fails {
+            Some(error) => Err(error),
+            None => self.store.list(query).await,
+        }
     }
 
-    async fn log(&self, key: &JobKey, range: LogRange) -> Result<Option<LogPart>, StoreError> {
+    async fn log(&self, key: &JobKey, range: LogRange) -> Result<Option<LogPart>, ReadError> {
         self.store.log(key, range).await
     }
 
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, StoreError> {
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, ReadError> {
         self.store.due(now, limit).await
     }
 
@@ -86,11 +98,11 @@ impl JobStore for Faulty {
         &self,
         before: Timestamp,
         limit: usize,
-    ) -> Result<Vec<(JobKey, u32)>, StoreError> {
+    ) -> Result<Vec<(JobKey, u32)>, ReadError> {
         self.store.leases_ended(before, limit).await
     }
 
-    async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, StoreError> {
+    async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
         self.store.depths().await
     }
 
@@ -148,5 +160,9 @@ impl FaultyServer {
 
     pub(crate) fn fail_next_commit(&self, error: StoreError) {
         self.store.fail_next_commit(error);
+    }
+
+    pub(crate) fn fail_next_list(&self, error: ReadError) {
+        self.store.fail_next_list(error);
     }
 }

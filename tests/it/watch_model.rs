@@ -20,7 +20,8 @@ use pacenote::queue::{
 };
 use pacenote::store::sqlite::SqliteStore;
 use pacenote::store::{
-    Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, Purge, Purged, StoreError, View,
+    Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, Purge, Purged, ReadError,
+    StoreError, View,
 };
 use proptest::prelude::*;
 
@@ -37,27 +38,27 @@ impl JobStore for Counting {
     async fn commit(&self, group: Group) -> Result<Committed, StoreError> {
         self.store.commit(group).await
     }
-    async fn job(&self, key: &JobKey, view: View) -> Result<Option<JobSnapshot>, StoreError> {
+    async fn job(&self, key: &JobKey, view: View) -> Result<Option<JobSnapshot>, ReadError> {
         self.store.job(key, view).await
     }
-    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Job>>, StoreError> {
+    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Job>>, ReadError> {
         self.store.list(query).await
     }
-    async fn log(&self, key: &JobKey, range: LogRange) -> Result<Option<LogPart>, StoreError> {
+    async fn log(&self, key: &JobKey, range: LogRange) -> Result<Option<LogPart>, ReadError> {
         self.log_reads.fetch_add(1, Ordering::Relaxed);
         self.store.log(key, range).await
     }
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, StoreError> {
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, ReadError> {
         self.store.due(now, limit).await
     }
     async fn leases_ended(
         &self,
         before: Timestamp,
         limit: usize,
-    ) -> Result<Vec<(JobKey, u32)>, StoreError> {
+    ) -> Result<Vec<(JobKey, u32)>, ReadError> {
         self.store.leases_ended(before, limit).await
     }
-    async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, StoreError> {
+    async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
         self.store.depths().await
     }
     async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, StoreError> {

@@ -9,31 +9,39 @@ mod open;
 mod plan_tests;
 mod purge;
 mod read;
+mod readers;
 mod rows;
+#[cfg(test)]
+mod wal_tests;
 mod write;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::SqlitePool;
 use uuid::Uuid;
 
 use crate::job::name::{JobKey, Lane};
 use crate::job::time::Timestamp;
 use crate::job::{Job, JobSnapshot, JobState};
 use crate::store::sqlite::errors::write_error;
+use crate::store::sqlite::open::BUSY_TIMEOUT;
+use crate::store::sqlite::readers::Readers;
 use crate::store::sqlite::write::Writer;
 use crate::store::{
     Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, OpenError, Purge, Purged,
-    StoreError, View,
+    ReadError, StoreError, View,
 };
 
 /// The write-ahead log is cut back when it is larger than this and nothing else is to do. Bytes.
 /// Chosen: a log that is used again is written in place, which is faster than growing a new one.
 const WAL_BYTES_KEPT: u64 = 64 * 1024 * 1024;
+/// The write-ahead log is cut back when it is larger than this, whatever else is to do. Bytes. Chosen: reads
+/// that never leave a pause got it here, and each of them looks through all of it.
+const WAL_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Nothing was written for so long: a quiet moment. Chosen: whoever writes steadily writes more often.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -43,9 +51,11 @@ pub struct SqliteStore {
     path: PathBuf,
     /// Changes block the thread that makes them: the queue has one for them. See [`JobStore`].
     writer: Arc<Mutex<Option<Writer>>>,
-    readers: SqlitePool,
+    readers: Readers,
     secret: [u8; 32],
     store_id: Uuid,
+    /// Whether the log was told to be large, and still is.
+    told_large: AtomicBool,
     /// Held for as long as the store is open: dropping it lets the next server in.
     lock: Mutex<Option<File>>,
 }
@@ -67,6 +77,7 @@ impl SqliteStore {
             readers: opened.readers,
             secret: opened.secret,
             store_id: opened.store_id,
+            told_large: AtomicBool::new(false),
             lock: Mutex::new(Some(opened.lock)),
         })
     }
@@ -79,21 +90,67 @@ impl SqliteStore {
     fn wal_bytes(&self) -> u64 {
         std::fs::metadata(format!("{}-wal", self.path.display())).map_or(0, |wal| wal.len())
     }
+
+    /// Cuts the write-ahead log back: in a quiet moment where it is larger than `kept`, at once where it is
+    /// larger than `max`. Answers its size afterwards.
+    async fn keep_log_small(&self, kept: u64, max: u64) -> Result<u64, StoreError> {
+        let bytes = self.wal_bytes();
+        if bytes > max {
+            // Reads that overlap, each begun before the one before it ends, leave the writer no moment in
+            // which nobody needs the log. This is one: it waits for those at work, and others wait for it.
+            let pause = self.readers.pause().await?;
+            self.on_writer(truncate_now).await?;
+            drop(pause);
+        } else if bytes > kept {
+            self.on_writer(truncate_if_quiet).await?;
+        }
+        let bytes = self.wal_bytes();
+        let large = bytes > kept;
+        let told = self.told_large.swap(large, Ordering::Relaxed);
+        if large && !told {
+            tracing::warn!(wal_bytes = bytes, "the write-ahead log is large");
+        }
+        Ok(bytes)
+    }
+
+    /// Does what may move up to the whole log, so not on a thread that others wait for.
+    async fn on_writer(
+        &self,
+        what: fn(&Mutex<Option<Writer>>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let writer = Arc::clone(&self.writer);
+        let done = tokio::task::spawn_blocking(move || what(&writer));
+        done.await
+            .map_err(|error| StoreError::Internal(error.to_string()))?
+    }
 }
 
+const TRUNCATE: &str = "pragma wal_checkpoint(truncate)";
+
 /// Cuts the write-ahead log back, unless the writer is at work: then the log is used again as it is.
-fn truncate(writer: &Mutex<Option<Writer>>) -> Result<(), StoreError> {
+fn truncate_if_quiet(writer: &Mutex<Option<Writer>>) -> Result<(), StoreError> {
     let Ok(mut writer) = writer.try_lock() else {
         return Ok(());
     };
     match writer.as_mut() {
         Some(writer) if writer.quiet_for() >= QUIET => {
-            let truncate = "pragma wal_checkpoint(truncate)";
-            let done = writer.connection.query_row(truncate, [], |_| Ok(()));
+            let done = writer.connection.query_row(TRUNCATE, [], |_| Ok(()));
             done.map_err(write_error)
         }
         Some(_) | None => Ok(()),
     }
+}
+
+/// Cuts the write-ahead log back between two commits. Where another program reads in it, that is not waited
+/// for: the next round tries again.
+fn truncate_now(writer: &Mutex<Option<Writer>>) -> Result<(), StoreError> {
+    let writer = locked(writer);
+    let connection = &writer.as_ref().ok_or_else(closed)?.connection;
+    let waits_for = |time| connection.busy_timeout(time).map_err(write_error);
+    waits_for(Duration::ZERO)?;
+    let done = connection.query_row(TRUNCATE, [], |_| Ok(()));
+    waits_for(BUSY_TIMEOUT)?;
+    done.map_err(write_error)
 }
 
 /// What a panic left behind is whole: a group that was not committed is not remembered either.
@@ -114,19 +171,19 @@ impl JobStore for SqliteStore {
             .commit(group)
     }
 
-    async fn job(&self, key: &JobKey, view: View) -> Result<Option<JobSnapshot>, StoreError> {
+    async fn job(&self, key: &JobKey, view: View) -> Result<Option<JobSnapshot>, ReadError> {
         read::job(&self.readers, key, view).await
     }
 
-    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Job>>, StoreError> {
+    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Job>>, ReadError> {
         read::list(&self.readers, query).await
     }
 
-    async fn log(&self, key: &JobKey, range: LogRange) -> Result<Option<LogPart>, StoreError> {
+    async fn log(&self, key: &JobKey, range: LogRange) -> Result<Option<LogPart>, ReadError> {
         read::log(&self.readers, key, range).await
     }
 
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, StoreError> {
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, ReadError> {
         read::due(&self.readers, now, limit).await
     }
 
@@ -134,11 +191,11 @@ impl JobStore for SqliteStore {
         &self,
         before: Timestamp,
         limit: usize,
-    ) -> Result<Vec<(JobKey, u32)>, StoreError> {
+    ) -> Result<Vec<(JobKey, u32)>, ReadError> {
         read::leases_ended(&self.readers, before, limit).await
     }
 
-    async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, StoreError> {
+    async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
         read::depths(&self.readers).await
     }
 
@@ -154,14 +211,7 @@ impl JobStore for SqliteStore {
     }
 
     async fn tidy(&self) -> Result<u64, StoreError> {
-        if self.wal_bytes() > WAL_BYTES_KEPT {
-            let writer = Arc::clone(&self.writer);
-            // Moves up to the whole log: not on a thread that others wait for.
-            let done = tokio::task::spawn_blocking(move || truncate(&writer));
-            done.await
-                .map_err(|error| StoreError::Internal(error.to_string()))??;
-        }
-        Ok(self.wal_bytes())
+        self.keep_log_small(WAL_BYTES_KEPT, WAL_BYTES_MAX).await
     }
 
     async fn close(&self) {

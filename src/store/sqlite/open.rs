@@ -8,25 +8,23 @@ use std::time::Duration;
 
 use rusqlite::OpenFlags;
 use sqlx::migrate::MigrateError;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
-};
-use sqlx::{ConnectOptions, Connection, Row, SqlitePool};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection, Row};
 use uuid::Uuid;
 
+use crate::job::limits::READ_TIME_MAX;
 use crate::store::OpenError;
+use crate::store::sqlite::readers::Readers;
 
 /// "PACE": says in the file's header whose it is. Source: sqlite.org/fileformat.html, offset 68.
 const APPLICATION_ID: u32 = 0x5041_4345;
 /// Older ones can corrupt a write-ahead log. Source: sqlite.org/wal.html, the WAL-reset bug.
 const SQLITE_VERSION_MIN: (u32, u32, u32) = (3, 51, 3);
-/// Connections that read. Chosen: reads are short, and more threads than that only take turns.
-const READERS: u32 = 4;
 /// Pages of the log before the writer moves them into the database: 16 MiB, so that a busy server
 /// syncs the database file seldom.
 const CHECKPOINT_PAGES: u32 = 4096;
 /// How long another program may hold the database before a change is refused.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Prepared statements of the writer: more than it has, so that each is prepared once.
 const STATEMENTS_KEPT: usize = 64;
 
@@ -45,7 +43,7 @@ pub(super) struct Opened {
     /// Where it is, links followed.
     pub(super) path: PathBuf,
     pub(super) writer: rusqlite::Connection,
-    pub(super) readers: SqlitePool,
+    pub(super) readers: Readers,
     pub(super) next_position: i64,
     pub(super) secret: [u8; 32],
     pub(super) store_id: Uuid,
@@ -79,18 +77,7 @@ pub(super) async fn open(path: &Path) -> Result<Opened, OpenError> {
     let writer = connect_writer(path).map_err(|error| self::unusable(path, &error))?;
     // Only now: the last connection that closes moves a whole write-ahead log.
     migrator.close().await.map_err(unusable)?;
-    let readers = SqlitePoolOptions::new()
-        .max_connections(READERS)
-        .min_connections(READERS)
-        .test_before_acquire(false)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .connect_with(
-            options
-                .read_only(true)
-                .pragma("query_only", "on")
-                .pragma("wal_autocheckpoint", "0"),
-        )
+    let readers = Readers::open(options, READ_TIME_MAX)
         .await
         .map_err(unusable)?;
     Ok(Opened {

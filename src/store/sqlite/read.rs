@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use sqlx::SqlitePool;
-
 use crate::job::name::{JobKey, Lane};
 use crate::job::time::Timestamp;
 use crate::job::{Job, JobSnapshot, JobState, Payloads};
-use crate::store::sqlite::errors::store_error;
+use crate::store::sqlite::readers::Readers;
 use crate::store::sqlite::rows::{self, JOB_COLUMNS, job_columns};
-use crate::store::{Due, ListQuery, LogPart, LogRange, StoreError, View};
+use crate::store::{Due, ListQuery, LogPart, LogRange, ReadError, StoreError, View};
 
 const JOB: &str = concat!(
     "select ",
@@ -92,51 +90,45 @@ order by lease_expires_at_us limit $2 + 0";
 const DEPTHS: &str = "select queue, job_type, tenant, state, jobs from depths";
 
 pub(super) async fn job(
-    pool: &SqlitePool,
+    readers: &Readers,
     key: &JobKey,
     view: View,
-) -> Result<Option<JobSnapshot>, StoreError> {
+) -> Result<Option<JobSnapshot>, ReadError> {
     let sql = match view {
         View::Basic => JOB,
         View::Full => JOB_WITH_PAYLOADS,
     };
-    let row = sqlx::query(sql)
+    let select = sqlx::query(sql)
         .bind(key.tenant.as_str())
-        .bind(key.id.as_uuid().as_bytes().as_slice())
-        .fetch_optional(pool)
-        .await
-        .map_err(store_error)?;
-    let Some(row) = row else { return Ok(None) };
+        .bind(key.id.as_uuid().as_bytes().as_slice());
+    let rows = readers.all(select).await?;
+    let Some(row) = rows.first() else {
+        return Ok(None);
+    };
     let payloads = match view {
         View::Basic => Payloads::default(),
         View::Full => Payloads {
-            input: rows::payload(&row, JOB_COLUMNS)?,
-            result: rows::payload(&row, JOB_COLUMNS + 3)?,
-            checkpoint: rows::payload(&row, JOB_COLUMNS + 6)?,
+            input: rows::payload(row, JOB_COLUMNS)?,
+            result: rows::payload(row, JOB_COLUMNS + 3)?,
+            checkpoint: rows::payload(row, JOB_COLUMNS + 6)?,
         },
     };
     Ok(Some(JobSnapshot {
-        job: Arc::new(rows::job(&row)?),
+        job: Arc::new(rows::job(row)?),
         payloads,
     }))
 }
 
-pub(super) async fn list(
-    pool: &SqlitePool,
-    query: &ListQuery,
-) -> Result<Vec<Arc<Job>>, StoreError> {
+pub(super) async fn list(readers: &Readers, query: &ListQuery) -> Result<Vec<Arc<Job>>, ReadError> {
     if let Some(key) = &query.idempotency_key {
-        let found = sqlx::query(JOB_OF_KEY)
+        let select = sqlx::query(JOB_OF_KEY)
             .bind(query.tenant.as_str())
-            .bind(key.as_bytes())
-            .fetch_all(pool)
-            .await
-            .map_err(store_error)?;
-        let found: Vec<Arc<Job>> = jobs(&found)?;
+            .bind(key.as_bytes());
+        let found = jobs(&readers.all(select).await?)?;
         return Ok(found.into_iter().filter(|job| query.admits(job)).collect());
     }
     let states: Vec<&str> = query.states.iter().map(|state| state.as_str()).collect();
-    let rows = sqlx::query(LIST)
+    let select = sqlx::query(LIST)
         .bind(query.tenant.as_str())
         .bind(query.before_id.map(|id| id.as_uuid().as_bytes().to_vec()))
         .bind(serde_json::to_string(&states).expect("texts are JSON"))
@@ -144,27 +136,23 @@ pub(super) async fn list(
         .bind(serde_json::to_string(&query.queues).expect("texts are JSON"))
         .bind(query.created_after.map(Timestamp::as_micros))
         .bind(query.created_before.map(Timestamp::as_micros))
-        .bind(i64::try_from(query.limit).unwrap_or(i64::MAX))
-        .fetch_all(pool)
-        .await
-        .map_err(store_error)?;
-    jobs(&rows)
+        .bind(i64::try_from(query.limit).unwrap_or(i64::MAX));
+    // The only one that may look at every job there is.
+    Ok(jobs(&readers.all_of_long(select).await?)?)
 }
 
 pub(super) async fn log(
-    pool: &SqlitePool,
+    readers: &Readers,
     key: &JobKey,
     range: LogRange,
-) -> Result<Option<LogPart>, StoreError> {
-    let rows = sqlx::query(LOG)
+) -> Result<Option<LogPart>, ReadError> {
+    let select = sqlx::query(LOG)
         .bind(key.tenant.as_str())
         .bind(key.id.as_uuid().as_bytes().as_slice())
         .bind(range.after)
         .bind(i64::try_from(range.events.max(1)).unwrap_or(i64::MAX))
-        .bind(i64::try_from(range.bytes.max(1)).unwrap_or(i64::MAX))
-        .fetch_all(pool)
-        .await
-        .map_err(store_error)?;
+        .bind(i64::try_from(range.bytes.max(1)).unwrap_or(i64::MAX));
+    let rows = readers.all(select).await?;
     let Some(first) = rows.first() else {
         return Ok(None);
     };
@@ -177,16 +165,9 @@ pub(super) async fn log(
     Ok(Some(LogPart { job, segments }))
 }
 
-pub(super) async fn due(
-    pool: &SqlitePool,
-    now: Timestamp,
-    limit: usize,
-) -> Result<Due, StoreError> {
-    let rows = sqlx::query(DUE)
-        .bind(i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX))
-        .fetch_all(pool)
-        .await
-        .map_err(store_error)?;
+pub(super) async fn due(readers: &Readers, now: Timestamp, limit: usize) -> Result<Due, ReadError> {
+    let select = sqlx::query(DUE).bind(i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX));
+    let rows = readers.all(select).await?;
     let mut due = Due {
         keys: Vec::new(),
         next: None,
@@ -203,26 +184,21 @@ pub(super) async fn due(
 }
 
 pub(super) async fn leases_ended(
-    pool: &SqlitePool,
+    readers: &Readers,
     before: Timestamp,
     limit: usize,
-) -> Result<Vec<(JobKey, u32)>, StoreError> {
-    let rows = sqlx::query(LEASES_ENDED)
+) -> Result<Vec<(JobKey, u32)>, ReadError> {
+    let select = sqlx::query(LEASES_ENDED)
         .bind(before.as_micros())
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-        .fetch_all(pool)
-        .await
-        .map_err(store_error)?;
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX));
+    let rows = readers.all(select).await?;
     rows.iter()
         .map(|row| Ok((key_of(row)?, rows::count(row, 2)?)))
         .collect()
 }
 
-pub(super) async fn depths(pool: &SqlitePool) -> Result<Vec<(Lane, JobState, i64)>, StoreError> {
-    let rows = sqlx::query(DEPTHS)
-        .fetch_all(pool)
-        .await
-        .map_err(store_error)?;
+pub(super) async fn depths(readers: &Readers) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
+    let rows = readers.all(sqlx::query(DEPTHS)).await?;
     rows.iter()
         .map(|row| {
             let lane = Lane {
