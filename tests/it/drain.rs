@@ -7,6 +7,8 @@ use pacenote::job::payload::Payload;
 use pacenote::pb;
 use pacenote::pb::job::State;
 use pacenote::pb::job_event::Event;
+use pacenote::store::OpenError;
+use pacenote::store::sqlite::SqliteStore;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::transport::Channel;
@@ -286,4 +288,32 @@ async fn the_end_comes_in_time_whoever_holds_a_connection() {
         let mut rest = Vec::new();
         let _ = soon(connection.read_to_end(&mut rest)).await;
     }
+}
+
+/// Goal: whoever embeds a server and lets its runtime go, as a crash would, finds the store free again.
+/// Method: the attempt that runs, the pool and the queue all know each other; another open of the store
+/// succeeds only once the last of them is gone.
+#[test]
+fn a_runtime_that_goes_takes_the_server_with_it_and_leaves_the_store_free() {
+    let dir = folder();
+    let runtime = || tokio::runtime::Runtime::new().expect("a runtime");
+    let first = runtime();
+    let server = first.block_on(async {
+        let (server, puppets) = TestServer::with_puppets(&dir).await;
+        server.submit(submit_request("puppet")).await;
+        drop(soon(puppets.next()).await);
+        server
+    });
+    first.shutdown_background();
+    drop(server);
+    runtime().block_on(async {
+        let path = dir.path().join("pacenote.db");
+        let open = async {
+            while let Err(error) = SqliteStore::open(&path).await {
+                assert!(matches!(error, OpenError::Locked { .. }), "{error}");
+                tokio::task::yield_now().await;
+            }
+        };
+        soon(open).await;
+    });
 }

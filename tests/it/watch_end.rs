@@ -1,8 +1,8 @@
 //! How a watch ends, and the Run that is a submit and a watch in one: line 7 of the watch contract.
 
-use pacenote::job::Outcome;
 use pacenote::job::event::JobError;
 use pacenote::job::payload::Payload;
+use pacenote::job::{Outcome, Report};
 use pacenote::pb;
 use pacenote::pb::job::State;
 use pacenote::pb::watch_job_response::Content;
@@ -37,6 +37,8 @@ async fn a_watch_ends_with_the_terminal_event_a_full_snapshot_and_ok() {
         let id = server.submit(request).await.job_id;
         let watch = server.watch(&id, Some(0)).await;
         let puppet = puppets.next().await;
+        let checkpoint = vec![Report::Checkpoint(Payload::text("page 3"))];
+        puppet.store(&server.queue, checkpoint).await;
         if state == State::Cancelled {
             server.cancel(&id).await;
         }
@@ -50,6 +52,7 @@ async fn a_watch_ends_with_the_terminal_event_a_full_snapshot_and_ok() {
         let job = server.get(&id).await;
         assert_eq!(told.through, job.last_sequence);
         assert!(job.input.is_some(), "FULL has the input");
+        assert!(job.checkpoint.is_some(), "FULL has the checkpoint");
         assert_eq!(job.result.is_some(), state == State::Succeeded);
         assert_eq!(job.error.is_some(), state == State::Failed);
         assert_eq!(told.snapshots, [job]);

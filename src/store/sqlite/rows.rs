@@ -248,3 +248,32 @@ fn damaged(what: &str, error: &dyn std::fmt::Display) -> StoreError {
         "the store holds {what} that cannot be read: {error}"
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Stored rows leave out what has its default: a default that changes would change them, unless a
+    /// migration says what they had.
+    #[test]
+    fn the_defaults_that_stored_rows_leave_out_are_what_they_always_were() {
+        let written = serde_json::json!({
+            "retry_policy": RetryPolicy::default(),
+            "timeouts": Timeouts::default(),
+            "log_bytes_max": LOG_BYTES_DEFAULT,
+            "progress_interval": PROGRESS_INTERVAL_DEFAULT,
+        });
+        let always = serde_json::json!({
+            "retry_policy": {
+                "max_attempts": 3,
+                "initial_backoff": {"secs": 1, "nanos": 0},
+                "max_backoff": {"secs": 600, "nanos": 0},
+                "backoff_multiplier": 2.0,
+            },
+            "timeouts": {"run_timeout": null, "cancel_grace": {"secs": 5, "nanos": 0}},
+            "log_bytes_max": 16_777_216,
+            "progress_interval": {"secs": 0, "nanos": 50_000_000},
+        });
+        assert_eq!(written, always);
+    }
+}

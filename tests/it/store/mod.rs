@@ -62,6 +62,8 @@ macro_rules! contract {
             reopen::what_was_answered_outlives_a_close,
             reopen::the_secret_is_kept,
             reopen::a_row_changed_behind_the_writer_fails_its_group_alone,
+            reopen::a_waiting_row_changed_behind_the_writer_is_claimed_by_the_next_group,
+            reopen::what_is_claimed_out_of_a_long_queue_has_its_own_input,
         );
     };
     ($store:ident: $backend:expr; $($room:ident::$rule:ident),* $(,)?) => {

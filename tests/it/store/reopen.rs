@@ -106,3 +106,48 @@ pub(crate) async fn a_row_changed_behind_the_writer_fails_its_group_alone(bench:
     );
     assert_eq!(done(&over.await.replies[0]).0.state, JobState::Succeeded);
 }
+
+/// The same for a job that waits, which its writer remembers too: the claim that fails leaves it where it
+/// is, and the next one has it with what an attempt needs.
+pub(crate) async fn a_waiting_row_changed_behind_the_writer_is_claimed_by_the_next_group(
+    bench: Bench,
+) {
+    let input = Payload::text("the input");
+    let job = bench.submit(bench.new_job().input(input.clone())).await;
+    bench.meddle(&job.key).await;
+    let refused = bench.try_commit(vec![], vec![demand("work", 1)]).await;
+    assert!(
+        matches!(refused, Err(StoreError::Internal(_))),
+        "{refused:?}"
+    );
+    assert_eq!(bench.get(&job.key).await.job.state, JobState::Queued);
+    let claimed = bench.commit(vec![], vec![demand("work", 1)]).await.claimed;
+    assert_eq!(claimed[0].job.key, job.key);
+    assert_eq!(claimed[0].payloads.input, Some(input));
+}
+
+/// Goal: what is claimed is the same whether it is remembered or read. Method: more wait than any store
+/// remembers, so that the oldest were forgotten, and each is claimed with its own input.
+pub(crate) async fn what_is_claimed_out_of_a_long_queue_has_its_own_input(bench: Bench) {
+    let waiting = 2_500;
+    let input = |number: usize| Payload::text(format!("input {number}"));
+    let entries = |from: usize| {
+        let jobs = (from..from + 500).map(|number| bench.new_job().input(input(number)).entry());
+        jobs.collect()
+    };
+    for from in (0..waiting).step_by(500) {
+        bench.commit(entries(from), vec![]).await;
+    }
+    let mut next = 0;
+    while next < waiting {
+        let claimed = bench
+            .commit(vec![], vec![demand("work", 250)])
+            .await
+            .claimed;
+        assert_eq!(claimed.len(), 250);
+        for claimed in claimed {
+            assert_eq!(claimed.payloads.input, Some(input(next)));
+            next += 1;
+        }
+    }
+}
