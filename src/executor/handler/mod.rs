@@ -131,19 +131,19 @@ impl Executor for HandlerExecutor {
 
     fn run(&self, attempt: Attempt) -> BoxFuture<'static, Outcome> {
         let run = Arc::clone(&self.run);
-        let runtime = self.runtime.clone();
+        let (stop, grace) = (attempt.stop.clone(), attempt.grace.clone());
+        let presence = Arc::new(Presence::default());
+        let runtime = self.runtime.as_ref().unwrap_or(&attempt.quarters).clone();
+        let context = Context::new(attempt, Arc::clone(&presence));
+        // Held by the task, because a handler may drop its context and go on.
+        let held = Arc::clone(&presence);
+        let work = async move {
+            let _held = held;
+            run(context).await
+        };
+        // At once, and not when the future below is first polled: that is one wake-up less to its start.
+        let mut task = AbortOnDropHandle::new(runtime.spawn(work));
         async move {
-            let (stop, grace) = (attempt.stop.clone(), attempt.grace.clone());
-            let presence = Arc::new(Presence::default());
-            let runtime = runtime.unwrap_or_else(|| attempt.quarters.clone());
-            let context = Context::new(attempt, Arc::clone(&presence));
-            // Held by the task, because a handler may drop its context and go on.
-            let held = Arc::clone(&presence);
-            let work = async move {
-                let _held = held;
-                run(context).await
-            };
-            let mut task = AbortOnDropHandle::new(runtime.spawn(work));
             // Dropping `expired` loses nothing; dropping the task's handle aborts the task.
             tokio::select! {
                 biased;
