@@ -436,11 +436,7 @@ impl Watch {
             heard = self.listener.next() => {
                 self.hear(heard)?;
                 // What else is there travels along.
-                while !self.behind
-                    && self.end.is_none()
-                    && !self.batch.closed
-                    && !self.batch.is_full()
-                {
+                while !self.behind && !self.batch.closed && !self.batch.is_full() {
                     let Some(heard) = self.listener.try_next() else { break };
                     self.hear(heard)?;
                 }
@@ -490,10 +486,15 @@ impl Watch {
     async fn last_message(&mut self) -> Result<WatchMessage, Error> {
         let snapshot = match self.end.take() {
             // As of the end of the job, which is when it was heard.
-            Some((job, payloads)) => JobSnapshot {
-                job,
-                payloads: Arc::unwrap_or_clone(payloads),
-            },
+            Some((job, payloads)) => {
+                while let Some(heard) = self.listener.try_next() {
+                    self.hear(heard)?;
+                }
+                JobSnapshot {
+                    job,
+                    payloads: Arc::unwrap_or_clone(payloads),
+                }
+            }
             None => {
                 let found = self.queue.get(&self.key, View::Full).await;
                 found.map_err(|error| match error {
