@@ -23,7 +23,7 @@ impl JobQueue {
     /// may be answered before it is stored, because newer progress may still replace it.
     ///
     /// # Errors
-    /// [`Precondition::StaleLease`], [`Error::NotFound`], [`Error::Exhausted`], [`Error::Unavailable`].
+    /// [`StaleLease`](crate::error::Precondition::StaleLease), [`Error::NotFound`], [`Error::Exhausted`], [`Error::Unavailable`].
     ///
     /// # Cancel safety
     /// Once it has begun, it happens although nobody hears of it.
@@ -40,7 +40,7 @@ impl JobQueue {
     /// Ends an attempt, after what it still had to tell, in one transaction. Answers the job after it.
     ///
     /// # Errors
-    /// [`Precondition::StaleLease`], [`Precondition::NotCancelling`], [`Error::NotFound`],
+    /// [`StaleLease`](crate::error::Precondition::StaleLease), [`NotCancelling`](crate::error::Precondition::NotCancelling), [`Error::NotFound`],
     /// [`Error::Exhausted`], [`Error::Unavailable`].
     ///
     /// # Cancel safety

@@ -299,9 +299,6 @@ impl Writer {
                 for entry in held {
                     self.gate.take_back(entry, now);
                 }
-                if matches!(error, StoreError::Failed(_)) {
-                    self.shared.fail(&error);
-                }
                 answer(batch.replies, &mut [], Some(&to_caller));
                 match error {
                     StoreError::Failed(_) => Err(error),
@@ -379,10 +376,7 @@ impl Writer {
             }
         }
         let failed = match &result {
-            Err(error @ StoreError::Failed(_)) => {
-                self.shared.fail(error);
-                Err(error.clone())
-            }
+            Err(error @ StoreError::Failed(_)) => Err(error.clone()),
             Ok(_) | Err(_) => Ok(()),
         };
         // Whoever asked may be gone: fine.
@@ -390,7 +384,8 @@ impl Writer {
         failed
     }
 
-    /// Answers whoever still waits, after the store has failed.
+    /// Answers whoever still waits, after the store has failed, and only then says so: what serves them
+    /// ends with that.
     async fn fail(&mut self, error: &StoreError) {
         tracing::error!(%error, "the store has failed: nothing more is stored");
         self.requests.close();
@@ -406,6 +401,7 @@ impl Writer {
                 Request::Wake | Request::Stop => {}
             }
         }
+        self.shared.fail(error);
     }
 }
 
