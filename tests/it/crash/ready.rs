@@ -55,16 +55,15 @@ begin immediate;
 create temp table copies as
     with recursive n(i) as (select 1 union all select i + 1 from n where i < 99980)
     select i, randomblob(16) as id from n;
+insert into segments
+    select (select max(first_position) + 100 from segments) + 2 * i, s.tenant, c.id,
+        s.first_sequence, s.last_sequence, s.tags, s.body
+    from copies c, (
+        select * from segments where job_id = (select id from jobs where state = 'queued' limit 1)) s;
 insert into jobs
     select tenant, c.id, job_type, queue, state, priority, run_at_us, attempt, attempts_charged,
         attempts_lost, lease_expires_at_us, first_sequence, last_sequence, created_at_us,
         updated_at_us, ended_at_us, idempotency_key, version, spec, detail
     from copies c, (select * from jobs where state = 'queued' limit 1);
-insert into segments
-    select (select value from meta where name = 'next_position') + i, s.tenant, c.id,
-        s.first_sequence, s.last_sequence, s.tags, s.body
-    from copies c, (
-        select * from segments where job_id = (select id from jobs where state = 'queued' limit 1)) s;
-update meta set value = value + 200000 where name = 'next_position';
 update depths set jobs = jobs + 99980 where state = 'queued';
 commit";
