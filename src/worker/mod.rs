@@ -116,9 +116,7 @@ impl Pool {
             }
         }
     }
-}
 
-impl Pool {
     /// Waits until every attempt is over, those included whose claims were on their way when the drain
     /// began.
     async fn all_over(&self) {

@@ -33,8 +33,7 @@ const SIGN: &str = "pragma application_id = 1346454341";
 
 const POSITION_AFTER_THE_LOG: &str = "
 select first_position + last_sequence - first_sequence + 1 from segments
-where first_position = (select max(first_position) from segments)
-union all select null order by 1 desc limit 1";
+order by first_position desc limit 1";
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -242,10 +241,10 @@ async fn read_meta(
     let rows = sqlx::query("select name, value from meta")
         .fetch_all(&mut *connection)
         .await?;
-    let newest: Option<i64> = sqlx::query(POSITION_AFTER_THE_LOG)
-        .fetch_one(connection)
-        .await?
-        .try_get(0)?;
+    let newest = sqlx::query(POSITION_AFTER_THE_LOG)
+        .fetch_optional(connection)
+        .await?;
+    let newest: Option<i64> = newest.map(|row| row.try_get(0)).transpose()?;
     let (mut store_id, mut secret, mut next_position) = (None, None, None);
     for row in &rows {
         match row.try_get::<&str, _>(0)? {

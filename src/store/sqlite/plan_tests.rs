@@ -53,24 +53,10 @@ type Case = (
 
 const SCANS: [&str; 3] = ["SCAN j", "SCAN segments", "SCAN payloads"];
 
-const CASES: [Case; 15] = [
+const CASES: [Case; 13] = [
     (
-        write::JOB_BY_ID,
+        read::JOB,
         &["SEARCH j USING PRIMARY KEY (tenant=? AND id=?)"],
-        &["TEMP B-TREE"],
-    ),
-    (
-        write::JOB_BY_KEY,
-        &["SEARCH j USING INDEX jobs_key (tenant=? AND idempotency_key=?)"],
-        &["TEMP B-TREE"],
-    ),
-    (
-        write::CLAIMABLE,
-        &[
-            "SEARCH j USING PRIMARY KEY (tenant=? AND id=?)",
-            "SEARCH i USING PRIMARY KEY (tenant=? AND job_id=? AND role=?)",
-            "SEARCH c USING PRIMARY KEY (tenant=? AND job_id=? AND role=?)",
-        ],
         &["TEMP B-TREE"],
     ),
     (
@@ -98,6 +84,8 @@ const CASES: [Case; 15] = [
         &[
             "SEARCH j USING PRIMARY KEY (tenant=? AND id=?)",
             "SEARCH i USING PRIMARY KEY (tenant=? AND job_id=? AND role=?)",
+            "SEARCH r USING PRIMARY KEY (tenant=? AND job_id=? AND role=?)",
+            "SEARCH c USING PRIMARY KEY (tenant=? AND job_id=? AND role=?)",
         ],
         &["TEMP B-TREE"],
     ),

@@ -9,12 +9,13 @@ use crate::store::sqlite::readers::Readers;
 use crate::store::sqlite::rows::{self, JOB_COLUMNS, job_columns};
 use crate::store::{Due, ListQuery, LogPart, LogRange, ReadError, StoreError, View};
 
-const JOB: &str = concat!(
+pub(super) const JOB: &str = concat!(
     "select ",
     job_columns!(),
     " from jobs j where j.tenant = $1 and j.id = $2"
 );
 
+/// In the order that [`rows::snapshot`] reads it.
 pub(super) const JOB_WITH_PAYLOADS: &str = concat!(
     "select ",
     job_columns!(),
@@ -105,18 +106,14 @@ pub(super) async fn job(
     let Some(row) = rows.first() else {
         return Ok(None);
     };
-    let payloads = match view {
-        View::Basic => Payloads::default(),
-        View::Full => Payloads {
-            input: rows::payload(row, JOB_COLUMNS)?,
-            result: rows::payload(row, JOB_COLUMNS + 3)?,
-            checkpoint: rows::payload(row, JOB_COLUMNS + 6)?,
+    let snapshot = match view {
+        View::Basic => JobSnapshot {
+            job: Arc::new(rows::job(row)?),
+            payloads: Payloads::default(),
         },
+        View::Full => rows::snapshot(row)?,
     };
-    Ok(Some(JobSnapshot {
-        job: Arc::new(rows::job(row)?),
-        payloads,
-    }))
+    Ok(Some(snapshot))
 }
 
 pub(super) async fn list(readers: &Readers, query: &ListQuery) -> Result<Vec<Arc<Job>>, ReadError> {

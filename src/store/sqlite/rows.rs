@@ -17,7 +17,7 @@ use crate::job::payload::{Content, Payload};
 use crate::job::policy::{RetryPolicy, Timeouts};
 use crate::job::segment::Segment;
 use crate::job::time::Timestamp;
-use crate::job::{Job, JobFields, JobSpec, JobState};
+use crate::job::{Job, JobFields, JobSnapshot, JobSpec, JobState, Payloads};
 use crate::store::StoreError;
 
 /// The columns of a job, in the order that [`job`] reads them. For `concat!`.
@@ -100,6 +100,18 @@ pub(super) fn job(row: &impl Columns) -> Result<Job, StoreError> {
         detail: from_json(blob(row, 14)?)?,
         spec: Arc::new(spec(row)?),
     }))
+}
+
+/// Reads a job and its payloads from a row of [`read::JOB_WITH_PAYLOADS`](super::read::JOB_WITH_PAYLOADS).
+pub(super) fn snapshot(row: &impl Columns) -> Result<JobSnapshot, StoreError> {
+    Ok(JobSnapshot {
+        job: Arc::new(job(row)?),
+        payloads: Payloads {
+            input: payload(row, JOB_COLUMNS)?,
+            result: payload(row, JOB_COLUMNS + 3)?,
+            checkpoint: payload(row, JOB_COLUMNS + 6)?,
+        },
+    })
 }
 
 fn spec(row: &impl Columns) -> Result<JobSpec, StoreError> {

@@ -3,20 +3,19 @@
 //! It is rusqlite's and not sqlx's, and works on the thread of whoever calls: a statement a row costs a
 //! few microseconds there, where sqlx pays for a trip to a thread of its own and back.
 
-use std::collections::hash_map::Entry as Place;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, params};
 
 use crate::job::name::{JobId, JobKey, Lane, Name};
 use crate::job::payload::{Content, Payload};
 use crate::job::time::Timestamp;
-use crate::job::{Job, JobState, Payloads};
+use crate::job::{Job, JobSnapshot, JobState, Payloads};
 use crate::store::plan::{Known, Plan, Role, plan};
 use crate::store::sqlite::errors::write_error;
-use crate::store::sqlite::rows::{self, JOB_COLUMNS, job_columns};
+use crate::store::sqlite::{read, rows};
 use crate::store::{Claimed, Committed, Demand, Entry, Group, Published, StoreError};
 
 /// The write connection and what its only user may remember.
@@ -97,18 +96,6 @@ pub(super) const ROW_BY_ROW: [&str; 8] = [
     DROP_DEPTH,
 ];
 
-pub(super) const JOB_BY_ID: &str = concat!(
-    "select ",
-    job_columns!(),
-    " from jobs j where j.tenant = ?1 and j.id = ?2"
-);
-
-pub(super) const JOB_BY_KEY: &str = concat!(
-    "select ",
-    job_columns!(),
-    " from jobs j where j.tenant = ?1 and j.idempotency_key = ?2"
-);
-
 /// The first `?4` jobs of a lane in the order of its claims.
 ///
 /// `+ 0`: a limit that is a bare parameter has SQLite prepare the statement anew for every value of it.
@@ -116,19 +103,6 @@ pub(super) const JOB_BY_KEY: &str = concat!(
 pub(super) const LANE_HEADS: &str = "
 select id from jobs where queue = ?1 and job_type = ?2 and tenant = ?3 and state = 'queued'
 order by priority desc, run_at_us, id limit ?4 + 0";
-
-/// A job with what an attempt needs.
-pub(super) const CLAIMABLE: &str = concat!(
-    "select ",
-    job_columns!(),
-    ", i.kind, i.media_type, i.body, c.kind, c.media_type, c.body
-      from jobs j
-      left join payloads i
-          on i.tenant = j.tenant and i.job_id = j.id and i.role = 'input'
-      left join payloads c
-          on c.tenant = j.tenant and c.job_id = j.id and c.role = 'checkpoint'
-      where j.tenant = ?1 and j.id = ?2"
-);
 
 impl Writer {
     pub(super) fn new(connection: Connection, next_position: i64) -> Self {
@@ -186,10 +160,10 @@ impl Writer {
     /// Forgets the job that has waited longest, unless it runs by now.
     fn forget_oldest(&mut self) {
         if let Some(key) = self.waiting.pop_front()
-            && let Place::Occupied(found) = self.remembered.entry(key)
-            && found.get().job.state == JobState::Queued
+            && let Some(found) = self.remembered.get(&key)
+            && found.job.state == JobState::Queued
         {
-            found.remove();
+            self.remembered.remove(&key);
         }
     }
 
@@ -218,12 +192,12 @@ impl Writer {
             }
         }
         for key in unknown {
-            if let Some(job) = self.job(JOB_BY_ID, (key.tenant.as_str(), id(key)))? {
+            if let Some(job) = self.job(read::JOB, (key.tenant.as_str(), id(key)))? {
                 known.jobs.insert(key.clone(), Arc::new(job));
             }
         }
         for (tenant, text) in keys {
-            if let Some(job) = self.job(JOB_BY_KEY, (tenant.as_str(), text.as_bytes()))? {
+            if let Some(job) = self.job(read::JOB_OF_KEY, (tenant.as_str(), text.as_bytes()))? {
                 let by_key = (tenant.clone(), text.to_owned());
                 known.keys.insert(by_key, job.key.clone());
                 known.jobs.insert(job.key.clone(), Arc::new(job));
@@ -287,10 +261,11 @@ impl Writer {
 
     /// A waiting job with what an attempt needs.
     fn claimable(&self, key: &JobKey) -> Result<Option<Claimed>, StoreError> {
-        let mut select = self.prepare(CLAIMABLE)?;
+        let mut select = self.prepare(read::JOB_WITH_PAYLOADS)?;
         let which = (key.tenant.as_str(), id(key));
-        let found = select.query_row(which, |row| Ok(claimed(row))).optional();
-        found.map_err(write_error)?.transpose()
+        let found = select.query_row(which, |row| Ok(rows::snapshot(row)));
+        let found = found.optional().map_err(write_error)?.transpose()?;
+        Ok(found.map(|JobSnapshot { job, payloads }| Claimed { job, payloads }))
     }
 
     pub(super) fn prepare(&self, sql: &'static str) -> Result<CachedStatement<'_>, StoreError> {
@@ -461,15 +436,4 @@ fn is_small(job: &Job) -> bool {
 /// A job's id as its column has it.
 pub(super) fn id(key: &JobKey) -> &[u8] {
     key.id.as_uuid().as_bytes()
-}
-
-fn claimed(row: &Row) -> Result<Claimed, StoreError> {
-    Ok(Claimed {
-        job: Arc::new(rows::job(row)?),
-        payloads: Payloads {
-            input: rows::payload(row, JOB_COLUMNS)?,
-            result: None,
-            checkpoint: rows::payload(row, JOB_COLUMNS + 3)?,
-        },
-    })
 }
