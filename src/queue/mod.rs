@@ -345,3 +345,9 @@ impl JobQueue {
             .map_err(|_| Error::outcome_unknown())
     }
 }
+
+impl std::fmt::Debug for JobQueue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JobQueue").finish_non_exhaustive()
+    }
+}
