@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use futures_util::future::poll_immediate;
 use pacenote::config::TypeSettings;
 use pacenote::grpc;
 use pacenote::job::JobState;
@@ -18,6 +19,7 @@ use pacenote::store::{
     StoreError, View,
 };
 use tokio::net::TcpListener;
+use tokio::sync::{Notify, OwnedRwLockWriteGuard, RwLock};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::harness::{Client, connect};
@@ -34,6 +36,8 @@ pub(crate) struct Faulty {
     next: Arc<Mutex<Option<StoreError>>>,
     always: Arc<Mutex<Option<StoreError>>>,
     next_list: Arc<Mutex<Option<ReadError>>>,
+    gate: Arc<RwLock<()>>,
+    arrived: Arc<Notify>,
 }
 
 impl Faulty {
@@ -44,7 +48,21 @@ impl Faulty {
             next: Arc::default(),
             always: Arc::default(),
             next_list: Arc::default(),
+            gate: Arc::default(),
+            arrived: Arc::default(),
         }
+    }
+
+    /// Holds every commit back until the guard is dropped.
+    pub(crate) async fn hold_commits(&self) -> OwnedRwLockWriteGuard<()> {
+        let held = Arc::clone(&self.gate).write_owned().await;
+        poll_immediate(self.arrived.notified()).await;
+        held
+    }
+
+    /// Waits for a commit to be held back: what is sent from here on is in a later group.
+    pub(crate) async fn commit_held(&self) {
+        self.arrived.notified().await;
     }
 
     /// Lets the next commit fail.
@@ -66,6 +84,8 @@ impl Faulty {
 #[async_trait]
 impl JobStore for Faulty {
     async fn commit(&self, group: Group) -> Result<Committed, StoreError> {
+        self.arrived.notify_one();
+        let _open = self.gate.read().await;
         let always = self.always.lock().expect("not poisoned").clone();
         let fails = self.next.lock().expect("not poisoned").take().or(always);
         match fails {

@@ -50,7 +50,7 @@ fn lease_of(handed: &Handed) -> Lease {
     }
 }
 
-/// Has a request wait for the writer, which does not run before this test waits for something.
+/// Has a request wait for the writer, whose commits are held back.
 async fn queued<T>(request: &mut (impl Future<Output = T> + Unpin)) {
     assert!(
         poll_immediate(request).await.is_none(),
@@ -62,17 +62,24 @@ async fn queued<T>(request: &mut (impl Future<Output = T> + Unpin)) {
 #[tokio::test]
 async fn a_place_whose_job_is_cancelled_in_the_same_group_goes_to_the_next_one() {
     let dir = folder();
-    let queue = open(&Faulty::open(dir.path()).await).await;
+    let store = Faulty::open(dir.path()).await;
+    let queue = open(&store).await;
     let (places, mut handed) = one_place(&queue, TYPE).await;
     submit(&queue).await;
     let running = soon(handed.recv()).await.expect("claimed");
     let (head, next) = (submit(&queue).await, submit(&queue).await);
-    places.give_back(&Name::of(TYPE));
     let lease = lease_of(&running);
+    let held = store.hold_commits().await;
+    let mut earlier = pin!(submit(&queue));
+    queued(&mut earlier).await;
+    store.commit_held().await;
+    places.give_back(&Name::of(TYPE));
     let mut finish = pin!(queue.finish(&lease, Vec::new(), Outcome::Succeeded(None)));
     queued(&mut finish).await;
     let mut cancel = pin!(queue.cancel(&head, String::new()));
     queued(&mut cancel).await;
+    drop(held);
+    soon(earlier).await;
     assert_eq!(
         soon(finish).await.expect("it ends").state,
         JobState::Succeeded
