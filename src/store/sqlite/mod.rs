@@ -32,8 +32,8 @@ use crate::store::sqlite::open::BUSY_TIMEOUT;
 use crate::store::sqlite::readers::Readers;
 use crate::store::sqlite::write::Writer;
 use crate::store::{
-    Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, OpenError, Purge, Purged,
-    ReadError, StoreError, View,
+    AttemptTimer, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, OpenError, Purge,
+    Purged, ReadError, StoreError, Timer, View,
 };
 
 /// The write-ahead log is cut back when it is larger than this and nothing else is to do. Bytes.
@@ -70,10 +70,10 @@ impl SqliteStore {
         let opened = open::open(path).await?;
         Ok(Self {
             path: opened.path,
-            writer: Arc::new(Mutex::new(Some(Writer::new(
-                opened.writer,
-                opened.next_position,
-            )))),
+            writer: Arc::new(Mutex::new(Some(
+                Writer::open(opened.writer, opened.next_position)
+                    .map_err(|error| OpenError::Unusable(error.to_string()))?,
+            ))),
             readers: opened.readers,
             secret: opened.secret,
             store_id: opened.store_id,
@@ -183,16 +183,17 @@ impl JobStore for SqliteStore {
         read::log(&self.readers, key, range).await
     }
 
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, ReadError> {
-        read::due(&self.readers, now, limit).await
+    async fn due(&self, timer: Timer, now: Timestamp, limit: usize) -> Result<Due, ReadError> {
+        read::due(&self.readers, timer, now, limit).await
     }
 
-    async fn leases_ended(
+    async fn attempts_due(
         &self,
+        timer: AttemptTimer,
         before: Timestamp,
         limit: usize,
     ) -> Result<Vec<(JobKey, u32)>, ReadError> {
-        read::leases_ended(&self.readers, before, limit).await
+        read::attempts_due(&self.readers, timer, before, limit).await
     }
 
     async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
