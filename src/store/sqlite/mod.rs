@@ -225,7 +225,10 @@ impl JobStore for SqliteStore {
         self.readers.close().await;
         // What was answered is on disk; a failure to say good-bye changes nothing.
         let _ = tokio::task::spawn_blocking(move || drop(writer)).await;
-        // Whoever still holds a queue must not keep the next server out.
-        drop(locked(&self.lock).take());
+        // Whoever still holds a queue must not keep the next server out. Said aloud, because a program that
+        // is being started has a copy of the descriptor until it runs, and the lock would live on in it.
+        if let Some(lock) = locked(&self.lock).take() {
+            let _ = lock.unlock();
+        }
     }
 }
