@@ -23,6 +23,7 @@ mod watch;
 mod watch_end;
 mod watch_jobs;
 mod watch_jobs_model;
+mod watch_jobs_resume;
 mod watch_model;
 mod watch_pace;
 mod watch_progress;
