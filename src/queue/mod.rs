@@ -6,10 +6,12 @@
 
 mod attempts;
 mod duties;
+mod estimate;
 mod lease;
 mod page;
 mod places;
 mod progress;
+mod quota;
 mod read;
 mod submission;
 mod watch;
@@ -23,6 +25,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use attempts::{StopCause, StopSignal};
+pub use estimate::Place;
 pub use lease::Lease;
 pub use places::Places;
 pub use read::{EventPage, EventQuery, JobPage, Waited, check_page_size, check_sequence};
@@ -35,11 +38,12 @@ use crate::events::Hub;
 use crate::job::limits::STRING_BYTES_MAX;
 use crate::job::name::{JobId, JobKey, Name};
 use crate::job::time::{Clock, Timestamp};
-use crate::job::{Change, Job, Refusal};
+use crate::job::{CancelCause, Change, Job, Refusal};
 use crate::queue::attempts::Attempts;
 use crate::queue::places::Waiting;
+use crate::queue::quota::Quota;
 use crate::queue::writer::{Answer, Pool, Request, Writer};
-use crate::store::{Entry, JobStore, Reply, StoreError};
+use crate::store::{Entry, JobStore, NotTaken, Reply, StoreError};
 
 /// Requests that may wait for the writer. Chosen: a few groups; who comes later waits at the door.
 const REQUESTS_WAITING_MAX: usize = 2048;
@@ -54,6 +58,8 @@ pub struct QueueSettings {
     pub log_bytes_max: u64,
     /// Open watches of one tenant.
     pub watchers_max: usize,
+    /// Jobs of one tenant that may wait.
+    pub waiting_max: usize,
 }
 
 /// The one door to jobs. Cheap to clone.
@@ -119,8 +125,11 @@ impl JobQueue {
         clock: Arc<dyn Clock>,
         settings: QueueSettings,
     ) -> Result<Self, Error> {
+        let depths = store.depths().await?;
         let mut waiting = Waiting::default();
-        waiting.moved(&store.depths().await?);
+        waiting.moved(&depths);
+        let mut quota = Quota::new(settings.waiting_max);
+        quota.moved(&depths);
         let shared = Arc::new(Shared {
             store,
             clock,
@@ -136,7 +145,7 @@ impl JobQueue {
             written: CancellationToken::new(),
         });
         let (requests, receiver) = mpsc::channel(REQUESTS_WAITING_MAX);
-        Writer::new(Arc::clone(&shared), receiver, waiting)
+        Writer::new(Arc::clone(&shared), receiver, waiting, quota)
             .start()
             .map_err(|error| Error::internal(&format!("no thread for the writer: {error}")))?;
         let queue = Self { shared, requests };
@@ -205,7 +214,7 @@ impl JobQueue {
         };
         match self.change_one(entry, bytes).await? {
             Answer::Stored(Reply::Done { job, deduplicated }) => Ok((job, deduplicated)),
-            Answer::Stored(Reply::KeyReused(id)) => Err(Error::KeyReused { id }),
+            Answer::Stored(Reply::NotTaken(why)) => Err(not_taken(why)),
             other => Err(Error::internal(&format!("a submit was answered {other:?}"))),
         }
     }
@@ -225,6 +234,7 @@ impl JobQueue {
             return Err(Error::invalid("reason", problem));
         }
         let change = Change::Cancel {
+            cause: CancelCause::Requested,
             reason,
             requested_by: key.tenant.to_string(),
         };
@@ -302,11 +312,15 @@ impl JobQueue {
             Answer::Held => Ok(None),
             Answer::Stored(Reply::Done { job, .. }) => Ok(Some(job)),
             Answer::Stored(Reply::Missing) => Err(Error::NotFound { id: key.id }),
-            Answer::Stored(Reply::KeyReused(id)) => Err(Error::KeyReused { id }),
+            Answer::Stored(Reply::NotTaken(why)) => Err(not_taken(why)),
+            Answer::Stored(reply @ (Reply::Batch(_) | Reply::BatchNotTaken(_))) => Err(
+                Error::internal(&format!("job {} was answered {reply:?}", key.id)),
+            ),
             Answer::Stored(Reply::Refused(refusal)) => Err(match refusal {
                 Refusal::StaleLease => Error::Precondition(Precondition::StaleLease),
                 Refusal::NotCancelling => Error::Precondition(Precondition::NotCancelling),
-                Refusal::NotQueued | Refusal::NotDue => {
+                Refusal::NotRetryable => Error::Precondition(Precondition::NotRetryable),
+                Refusal::NotQueued | Refusal::NotDue | Refusal::NotBlocked => {
                     Error::internal(&format!("job {}: {refusal:?}", key.id))
                 }
             }),
@@ -343,6 +357,15 @@ impl JobQueue {
             .send(request)
             .await
             .map_err(|_| Error::outcome_unknown())
+    }
+}
+
+/// Why a new job was not stored.
+fn not_taken(why: NotTaken) -> Error {
+    match why {
+        NotTaken::KeyReused(id) => Error::KeyReused { id },
+        NotTaken::UniqueTaken(id) => Error::UniqueTaken { id },
+        NotTaken::NoRoom => Error::waiting_full(),
     }
 }
 
