@@ -4,6 +4,8 @@
 //! that plan a group are those of every other store, and everything that is looked for has an index here
 //! too, so that its figures grow as theirs do. It writes no file and knows no other process.
 
+mod known;
+mod questions;
 mod tables;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,8 +18,8 @@ use crate::job::time::Timestamp;
 use crate::job::{Job, JobSnapshot, JobState};
 use crate::store::memory::tables::Tables;
 use crate::store::{
-    Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, OpenError, Purge, Purged,
-    ReadError, StoreError, View,
+    AttemptTimer, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, OpenError, Purge,
+    Purged, ReadError, StoreError, Timer, View,
 };
 
 /// What a [`MemoryStore`] is opened on, as an SQLite store is on a file: it outlives the store, and another
@@ -120,6 +122,10 @@ impl JobStore for MemoryStore {
         Ok(self.tables()?.job(key, view))
     }
 
+    async fn ahead_of(&self, job: &Job) -> Result<Option<u64>, ReadError> {
+        Ok(self.tables()?.ahead_of(job))
+    }
+
     async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Job>>, ReadError> {
         Ok(self.tables()?.list(query))
     }
@@ -128,16 +134,17 @@ impl JobStore for MemoryStore {
         Ok(self.tables()?.log(key, range))
     }
 
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, ReadError> {
-        Ok(self.tables()?.due(now, limit))
+    async fn due(&self, timer: Timer, now: Timestamp, limit: usize) -> Result<Due, ReadError> {
+        Ok(self.tables()?.due(timer, now, limit))
     }
 
-    async fn leases_ended(
+    async fn attempts_due(
         &self,
+        timer: AttemptTimer,
         before: Timestamp,
         limit: usize,
     ) -> Result<Vec<(JobKey, u32)>, ReadError> {
-        Ok(self.tables()?.leases_ended(before, limit))
+        Ok(self.tables()?.attempts_due(timer, before, limit))
     }
 
     async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {

@@ -6,41 +6,54 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::job::name::{JobId, JobKey, Lane, Name};
+use crate::job::name::{ConcurrencyKey, JobId, JobKey, Lane, Name};
 use crate::job::payload::Payload;
 use crate::job::segment::Segment;
 use crate::job::time::Timestamp;
-use crate::job::{Job, JobFields, JobSnapshot, JobState, Payloads};
-use crate::store::plan::{BESIDE_BYTES_MAX, Known, Plan, Role, plan};
-use crate::store::{
-    Claimed, Committed, Due, Entry, Group, ListQuery, LogPart, LogRange, Purge, Purged, StoreError,
-    View,
-};
+use crate::job::{Job, JobFields, JobSpec, JobState, Payloads};
+use crate::store::plan::{KeysRunning, Plan, Role, UniquePlace, plan};
+use crate::store::{Committed, Group, Purge, Purged, StoreError, Timer};
 
 /// All that is stored.
 pub(super) struct Tables {
     /// In the order of a tenant's lists, backwards.
-    jobs: BTreeMap<JobKey, Row>,
+    pub(super) jobs: BTreeMap<JobKey, Row>,
     /// Idempotency keys: one job a key.
-    keys: HashMap<(Name, String), JobId>,
-    /// What waits in each lane, in the order of its claims. No lane is empty.
-    ready: BTreeMap<Lane, BTreeSet<(Reverse<i32>, Timestamp, JobId)>>,
+    pub(super) keys: HashMap<(Name, String), JobId>,
+    /// The jobs of each unique place, the newest last.
+    pub(super) uniques: HashMap<UniquePlace, BTreeSet<JobId>>,
+    /// What waits in each lane. No lane is empty.
+    pub(super) ready: BTreeMap<Lane, BTreeSet<Turn>>,
+    /// What waits for others with a concurrency key. No key is empty.
+    pub(super) blocked: HashMap<ConcurrencyKey, BTreeSet<Turn>>,
     /// What waits for its time.
-    scheduled: BTreeSet<(Timestamp, JobKey)>,
+    pub(super) scheduled: BTreeSet<(Timestamp, JobKey)>,
+    /// What expires unless it begins or ends.
+    pub(super) deadlines: BTreeSet<(Timestamp, JobKey)>,
+    /// What is over, by the end of its retention.
+    pub(super) purges: BTreeSet<(Timestamp, JobKey)>,
     /// What runs, by the end of its lease.
-    leased: BTreeSet<(Timestamp, JobKey)>,
+    pub(super) leased: BTreeSet<(Timestamp, JobKey)>,
+    pub(super) keys_running: KeysRunning,
     /// How many jobs there are. No counter is zero.
-    depths: BTreeMap<(Lane, JobState), i64>,
+    pub(super) depths: BTreeMap<(Lane, JobState), i64>,
     next_position: i64,
-    secret: [u8; 32],
+    pub(super) secret: [u8; 32],
+}
+
+/// A job's turn to be claimed: by priority, then by when it was due, then by its id.
+pub(super) type Turn = (Reverse<i32>, Timestamp, JobId);
+
+pub(super) fn turn(job: &Job) -> Turn {
+    (Reverse(job.spec.priority), job.run_at, job.key.id)
 }
 
 /// A job, what stands beside it, and its log.
-struct Row {
-    job: Arc<Job>,
-    payloads: Arc<Payloads>,
+pub(super) struct Row {
+    pub(super) job: Arc<Job>,
+    pub(super) payloads: Arc<Payloads>,
     /// Ascending, without holes.
-    log: Vec<Arc<Segment>>,
+    pub(super) log: Vec<Arc<Segment>>,
 }
 
 impl Default for Tables {
@@ -48,9 +61,14 @@ impl Default for Tables {
         Self {
             jobs: BTreeMap::new(),
             keys: HashMap::new(),
+            uniques: HashMap::new(),
             ready: BTreeMap::new(),
+            blocked: HashMap::new(),
             scheduled: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
+            purges: BTreeSet::new(),
             leased: BTreeSet::new(),
+            keys_running: KeysRunning::default(),
             depths: BTreeMap::new(),
             next_position: 1,
             secret: rand::random(),
@@ -62,56 +80,9 @@ impl Default for Tables {
 impl Tables {
     pub(super) fn commit(&mut self, group: Group) -> Result<Committed, StoreError> {
         let known = self.read(&group);
-        let plan = plan(group, known, self.next_position);
+        let plan = plan(group, known, self.next_position, &self.keys_running);
         self.check(&plan)?;
         Ok(self.write(plan))
-    }
-
-    fn read(&self, group: &Group) -> Known {
-        let mut known = Known::default();
-        for entry in &group.entries {
-            match entry {
-                Entry::Change { key, .. } => self.learn(key, &mut known),
-                Entry::Submit { new, .. } => {
-                    let Some(key) = &new.spec.idempotency_key else {
-                        continue;
-                    };
-                    let of_tenant = (new.key.tenant.clone(), key.clone());
-                    if let Some(id) = self.keys.get(&of_tenant) {
-                        let key = JobKey {
-                            tenant: new.key.tenant.clone(),
-                            id: *id,
-                        };
-                        self.learn(&key, &mut known);
-                        known.keys.insert(of_tenant, key);
-                    }
-                }
-            }
-        }
-        for demand in &group.demand {
-            let waiting = self.ready.get(&demand.lane).into_iter().flatten();
-            let heads = waiting.take(demand.places).map(|(_, _, id)| JobKey {
-                tenant: demand.lane.tenant.clone(),
-                id: *id,
-            });
-            let rows = heads.filter_map(|key| self.jobs.get(&key));
-            known.candidates.extend(rows.map(|row| Claimed {
-                job: Arc::clone(&row.job),
-                payloads: Payloads::clone(&row.payloads),
-            }));
-        }
-        known
-    }
-
-    fn learn(&self, key: &JobKey, known: &mut Known) {
-        let Some(row) = self.jobs.get(key) else {
-            return;
-        };
-        known.jobs.insert(key.clone(), Arc::clone(&row.job));
-        if row.payloads.bytes() <= BESIDE_BYTES_MAX {
-            let payloads = Arc::clone(&row.payloads);
-            known.payloads.insert(key.clone(), payloads);
-        }
     }
 
     /// What a database holds by its unique indexes. Nobody else writes, so that rows are as they were read.
@@ -145,6 +116,7 @@ impl Tables {
             self.move_depth(lane.clone(), *state, *moved);
         }
         self.next_position = plan.next_position;
+        self.keys_running.moved(plan.key_moves);
         plan.committed
     }
 
@@ -152,6 +124,9 @@ impl Tables {
         if let Some(key) = &job.spec.idempotency_key {
             let of_tenant = (job.key.tenant.clone(), key.clone());
             self.keys.insert(of_tenant, job.key.id);
+        }
+        if let Some(place) = unique_place(&job.key, &job.spec) {
+            self.uniques.entry(place).or_default().insert(job.key.id);
         }
         self.enter(&job);
         let row = Row {
@@ -163,12 +138,10 @@ impl Tables {
     }
 
     fn update(&mut self, job: Arc<Job>) {
-        self.enter(&job);
         if let Some(row) = self.jobs.get_mut(&job.key) {
             let before = std::mem::replace(&mut row.job, Arc::clone(&job));
-            if place_of(&before) != place_of(&job) {
-                self.leave(&before);
-            }
+            self.leave(&before);
+            self.enter(&job);
         }
     }
 
@@ -197,161 +170,89 @@ impl Tables {
     }
 }
 
-/// Where a job stands in the indexes: a job that does not change it need not be moved.
-#[derive(PartialEq)]
-enum Place {
-    Ready(Timestamp),
-    Scheduled(Timestamp),
-    Leased(Timestamp),
-    Nowhere,
-}
-
-fn place_of(job: &Job) -> Place {
-    match job.state {
-        JobState::Queued => Place::Ready(job.run_at),
-        JobState::Scheduled => Place::Scheduled(job.run_at),
-        JobState::Running | JobState::Cancelling => match job.lease_expires_at {
-            Some(end) => Place::Leased(end),
-            None => Place::Nowhere,
-        },
-        JobState::Blocked
-        | JobState::Succeeded
-        | JobState::Failed
-        | JobState::Cancelled
-        | JobState::Expired => Place::Nowhere,
-    }
-}
-
-/// The indexes over states.
+/// The indexes over what changes. Who enters one leaves it as the same job, so that nothing is left behind.
 impl Tables {
     fn enter(&mut self, job: &Job) {
-        match place_of(job) {
-            Place::Ready(run_at) => {
-                let lane = self.ready.entry(job.lane()).or_default();
-                lane.insert((Reverse(job.spec.priority), run_at, job.key.id));
-            }
-            Place::Scheduled(run_at) => {
-                self.scheduled.insert((run_at, job.key.clone()));
-            }
-            Place::Leased(end) => {
-                self.leased.insert((end, job.key.clone()));
-            }
-            Place::Nowhere => {}
+        if job.state == JobState::Queued {
+            self.ready.entry(job.lane()).or_default().insert(turn(job));
+        }
+        if let Some(key) = blocked_by(job) {
+            self.blocked.entry(key).or_default().insert(turn(job));
+        }
+        for (timer, at) in times_of(job) {
+            self.timer(timer).insert((at, job.key.clone()));
+        }
+        if let Some(end) = lease_end(job) {
+            self.leased.insert((end, job.key.clone()));
         }
     }
 
     fn leave(&mut self, job: &Job) {
-        match place_of(job) {
-            Place::Ready(run_at) => {
-                let name = job.lane();
-                if let Some(lane) = self.ready.get_mut(&name) {
-                    lane.remove(&(Reverse(job.spec.priority), run_at, job.key.id));
-                    if lane.is_empty() {
-                        self.ready.remove(&name);
-                    }
+        if job.state == JobState::Queued {
+            let lane = job.lane();
+            if let Some(turns) = self.ready.get_mut(&lane) {
+                turns.remove(&turn(job));
+                if turns.is_empty() {
+                    self.ready.remove(&lane);
                 }
             }
-            Place::Scheduled(run_at) => {
-                self.scheduled.remove(&(run_at, job.key.clone()));
+        }
+        if let Some(key) = blocked_by(job)
+            && let Some(turns) = self.blocked.get_mut(&key)
+        {
+            turns.remove(&turn(job));
+            if turns.is_empty() {
+                self.blocked.remove(&key);
             }
-            Place::Leased(end) => {
-                self.leased.remove(&(end, job.key.clone()));
-            }
-            Place::Nowhere => {}
+        }
+        for (timer, at) in times_of(job) {
+            self.timer(timer).remove(&(at, job.key.clone()));
+        }
+        if let Some(end) = lease_end(job) {
+            self.leased.remove(&(end, job.key.clone()));
+        }
+    }
+
+    fn timer(&mut self, timer: Timer) -> &mut BTreeSet<(Timestamp, JobKey)> {
+        match timer {
+            Timer::Start => &mut self.scheduled,
+            Timer::Deadline => &mut self.deadlines,
+            Timer::Purge => &mut self.purges,
         }
     }
 }
 
-/// Questions.
-impl Tables {
-    pub(super) fn secret(&self) -> [u8; 32] {
-        self.secret
-    }
-
-    pub(super) fn job(&self, key: &JobKey, view: View) -> Option<JobSnapshot> {
-        let row = self.jobs.get(key)?;
-        let payloads = match view {
-            View::Basic => Payloads::default(),
-            View::Full => Payloads::clone(&row.payloads),
-        };
-        Some(JobSnapshot {
-            job: Arc::clone(&row.job),
-            payloads,
-        })
-    }
-
-    pub(super) fn list(&self, query: &ListQuery) -> Vec<Arc<Job>> {
-        if let Some(key) = &query.idempotency_key {
-            let id = self.keys.get(&(query.tenant.clone(), key.clone()));
-            let row = id.and_then(|id| self.jobs.get(&of_tenant(query, *id)));
-            let job = row.map(|row| Arc::clone(&row.job));
-            return job.into_iter().filter(|job| query.admits(job)).collect();
-        }
-        let newest = query.before_id.unwrap_or(JobId::new(uuid::Uuid::max()));
-        let oldest = of_tenant(query, JobId::new(uuid::Uuid::nil()));
-        let range = self.jobs.range(oldest..=of_tenant(query, newest)).rev();
-        range
-            .map(|(_, row)| &row.job)
-            .filter(|job| query.admits(job))
-            .take(query.limit)
-            .map(Arc::clone)
-            .collect()
-    }
-
-    pub(super) fn log(&self, key: &JobKey, range: LogRange) -> Option<LogPart> {
-        let row = self.jobs.get(key)?;
-        let begin = row
-            .log
-            .partition_point(|s| s.last_sequence() <= range.after);
-        let next = range.after.saturating_add(1).max(row.job.first_sequence);
-        let events = i64::try_from(range.events.max(1)).unwrap_or(i64::MAX);
-        let end = next.saturating_add(events);
-        let mut bytes = 0;
-        let segments = row.log[begin..].iter().take_while(|segment| {
-            let fits = segment.first_sequence() < end && bytes < range.bytes.max(1);
-            bytes += segment.body().len();
-            fits
-        });
-        Some(LogPart {
-            job: Arc::clone(&row.job),
-            segments: segments.map(Arc::clone).collect(),
-        })
-    }
-
-    pub(super) fn due(&self, now: Timestamp, limit: usize) -> Due {
-        let mut due = Due {
-            keys: Vec::new(),
-            next: None,
-        };
-        for (run_at, key) in &self.scheduled {
-            if *run_at > now || due.keys.len() == limit {
-                due.next = Some(*run_at);
-                break;
-            }
-            due.keys.push(key.clone());
-        }
-        due
-    }
-
-    pub(super) fn leases_ended(&self, before: Timestamp, limit: usize) -> Vec<(JobKey, u32)> {
-        let ended = self.leased.iter().take_while(|(end, _)| *end < before);
-        ended
-            .take(limit)
-            .filter_map(|(_, key)| Some((key.clone(), self.jobs.get(key)?.job.attempt)))
-            .collect()
-    }
-
-    pub(super) fn depths(&self) -> Vec<(Lane, JobState, i64)> {
-        let depths = self.depths.iter();
-        depths
-            .map(|((lane, state), jobs)| (lane.clone(), *state, *jobs))
-            .collect()
-    }
+fn blocked_by(job: &Job) -> Option<ConcurrencyKey> {
+    let blocked = job.state == JobState::Blocked;
+    blocked.then(|| job.concurrency_key()).flatten()
 }
 
-fn of_tenant(query: &ListQuery, id: JobId) -> JobKey {
+/// The times that a job waits for.
+fn times_of(job: &Job) -> impl Iterator<Item = (Timer, Timestamp)> {
+    let start = (job.state == JobState::Scheduled).then_some(job.run_at);
+    let times = [
+        (Timer::Start, start),
+        (Timer::Deadline, job.deadline_at),
+        (Timer::Purge, job.purge_at),
+    ];
+    let times = times.into_iter();
+    times.filter_map(|(timer, at)| at.map(|at| (timer, at)))
+}
+
+pub(super) fn lease_end(job: &Job) -> Option<Timestamp> {
+    let leased = job.state.is_leased();
+    leased.then_some(job.lease_expires_at).flatten()
+}
+
+pub(super) fn unique_place(key: &JobKey, spec: &JobSpec) -> Option<UniquePlace> {
+    let unique = spec.unique.as_ref()?;
+    let (tenant, job_type) = (key.tenant.clone(), spec.job_type.clone());
+    Some((tenant, job_type, unique.key.clone()))
+}
+
+pub(super) fn with_id(tenant: &Name, id: JobId) -> JobKey {
     JobKey {
-        tenant: query.tenant.clone(),
+        tenant: tenant.clone(),
         id,
     }
 }
@@ -377,6 +278,15 @@ impl Tables {
             return Purged::Nothing;
         }
         self.jobs.remove(&key);
+        self.leave(&job);
+        if let Some(place) = unique_place(&key, &job.spec)
+            && let Some(ids) = self.uniques.get_mut(&place)
+        {
+            ids.remove(&key.id);
+            if ids.is_empty() {
+                self.uniques.remove(&place);
+            }
+        }
         if let Some(text) = &job.spec.idempotency_key {
             self.keys.remove(&(key.tenant.clone(), text.clone()));
         }

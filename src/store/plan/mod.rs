@@ -18,7 +18,7 @@ use crate::store::plan::keys::KeyGate;
 use crate::store::{ClaimTerms, Claimed, Committed, Demand, Entry, Group, Published, Reply};
 use crate::wire;
 
-pub(super) use keys::{KeyRoom, KeysRunning};
+pub(super) use keys::{KeyRoom, KeysRunning, SET_ASIDE_MAX};
 
 /// Payloads that a backend may remember of a job that is not over. Bytes. Chosen: most are smaller.
 pub(super) const BESIDE_BYTES_MAX: usize = 4 * 1024;
