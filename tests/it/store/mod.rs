@@ -4,7 +4,7 @@
 //! that the counters equal the rows and that the logs are dense. [`contract!`] lists the rules once; a
 //! store joins with one line.
 
-mod bench;
+pub(crate) mod bench;
 mod claims;
 mod disk;
 mod keys;
