@@ -91,6 +91,13 @@ create table segments (
 -- Serves reading a job's log in order, and holds that no sequence begins two segments.
 create unique index segments_of_job on segments (tenant, job_id, first_sequence);
 
+-- The highest position at which an event of a tenant was ever purged: whoever reads on from before it has
+-- to be told that something is missing.
+create table purged (
+    tenant text primary key,
+    position integer not null
+) strict, without rowid;
+
 -- How many jobs there are, by lane and state: exact at every commit, so that nothing is ever counted. No
 -- row says zero: callers name the lanes, and would fill the table.
 create table depths (

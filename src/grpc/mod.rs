@@ -4,6 +4,7 @@
 mod malformed;
 mod requests;
 mod status;
+mod watch_jobs;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -223,6 +224,25 @@ impl JobService for Jobs {
         let key = checked(key, violations)?;
         let watch = self.queue.watch(&key, options).await.map_err(status)?;
         Ok(Response::new(messages(watch, |update| update)))
+    }
+
+    type WatchJobsStream = Messages<pb::WatchJobsResponse>;
+
+    async fn watch_jobs(
+        &self,
+        request: Request<pb::WatchJobsRequest>,
+    ) -> Result<Response<Self::WatchJobsStream>, Status> {
+        let request = opened(request)?;
+        let mut violations = Violations::default();
+        let filter = requests::job_filter(&request, &mut violations);
+        let options = requests::jobs_watch_options(&request, &mut violations);
+        let cursor = &options.after_cursor;
+        self.queue
+            .check_jobs_cursor(&filter, cursor, &mut violations);
+        violations.into_result().map_err(status)?;
+        let watch = self.queue.watch_jobs(filter, options).await;
+        let watch = watch.map_err(status)?;
+        Ok(Response::new(watch_jobs::messages(watch)))
     }
 
     async fn list_events(

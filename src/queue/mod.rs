@@ -15,6 +15,7 @@ mod quota;
 mod read;
 mod submission;
 mod watch;
+mod watch_jobs;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ pub use places::Places;
 pub use read::{EventPage, EventQuery, JobPage, Waited, check_page_size, check_sequence};
 pub use submission::{InputCheck, KnownType, Submission, default_tenant};
 pub use watch::{Watch, WatchContent, WatchMessage, WatchOptions};
+pub use watch_jobs::{JobsContent, JobsGap, JobsMessage, JobsWatch, JobsWatchOptions, RollUp};
 pub use writer::{Begin, Handed};
 
 use crate::error::{Error, Precondition};

@@ -360,13 +360,16 @@ impl Writer {
             if job.state == JobState::Scheduled {
                 self.shared.due_changed.notify_one();
             }
-            self.shared.hub.publish(&job.key, || {
-                let segment = Arc::clone(&published.segment);
+            let segment = &published.segment;
+            let news = || {
+                let (job, segment) = (Arc::clone(job), Arc::clone(segment));
                 match &published.payloads {
-                    None => News::Events(Arc::clone(job), segment),
-                    Some(payloads) => News::Over(Arc::clone(job), Arc::clone(payloads), segment),
+                    None => News::Events(job, segment),
+                    Some(payloads) => News::Over(job, Arc::clone(payloads), segment),
                 }
-            });
+            };
+            let hub = &self.shared.hub;
+            hub.publish(&job.key, published.position, segment.len(), news);
         }
     }
 
@@ -384,7 +387,7 @@ impl Writer {
         if let Ok(purged) = &result {
             for one in purged {
                 match one {
-                    Purged::Job(key) => self.shared.hub.publish(key, || News::Purged),
+                    Purged::Job(key) => self.shared.hub.publish_purge(key),
                     Purged::Events(..) | Purged::Nothing => {}
                 }
             }

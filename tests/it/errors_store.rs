@@ -16,7 +16,7 @@ use pacenote::queue::{JobQueue, KnownType, QueueSettings};
 use pacenote::store::sqlite::SqliteStore;
 use pacenote::store::{
     AttemptTimer, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, Purge, Purged,
-    ReadError, StoreError, Timer, View,
+    ReadError, Scan, ScanQuery, StoreError, TenantLog, TenantRange, Timer, View,
 };
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, OwnedRwLockWriteGuard, RwLock};
@@ -112,6 +112,18 @@ impl JobStore for Faulty {
 
     async fn log(&self, key: &JobKey, range: LogRange) -> Result<Option<LogPart>, ReadError> {
         self.store.log(key, range).await
+    }
+
+    async fn log_after(&self, range: &TenantRange) -> Result<TenantLog, ReadError> {
+        self.store.log_after(range).await
+    }
+
+    async fn head(&self) -> Result<i64, ReadError> {
+        self.store.head().await
+    }
+
+    async fn scan(&self, query: &ScanQuery) -> Result<Scan, ReadError> {
+        self.store.scan(query).await
     }
 
     async fn due(&self, timer: Timer, now: Timestamp, limit: usize) -> Result<Due, ReadError> {

@@ -24,6 +24,8 @@ mod start;
 mod store;
 mod watch;
 mod watch_end;
+mod watch_jobs;
+mod watch_jobs_model;
 mod watch_model;
 mod watch_pace;
 mod watch_progress;

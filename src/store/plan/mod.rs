@@ -59,8 +59,6 @@ pub(super) struct Plan {
     pub(super) updates: Vec<(Arc<Job>, i64)>,
     /// Payloads, new or in place of the ones before.
     pub(super) payloads: Vec<(JobKey, Role, Payload)>,
-    /// Position of each published segment's first event, in the same order.
-    pub(super) positions: Vec<i64>,
     /// The position after the last event.
     pub(super) next_position: i64,
     /// What stands beside each job that waits or runs now, where it is known and small.
@@ -310,7 +308,6 @@ impl Planner<'_> {
             inserts: Vec::new(),
             updates: Vec::new(),
             payloads: Vec::new(),
-            positions: Vec::new(),
             next_position,
             beside: HashMap::new(),
             key_moves: self.gate.into_moves(),
@@ -404,10 +401,11 @@ impl Plan {
             }
         }
         for segment in events.finish() {
-            self.positions.push(self.next_position);
+            let position = self.next_position;
             self.next_position += segment.len() as i64;
             self.committed.published.push(Published {
                 job: Arc::clone(job),
+                position,
                 segment: Arc::new(segment),
                 payloads: None,
             });

@@ -33,7 +33,7 @@ use crate::store::sqlite::readers::Readers;
 use crate::store::sqlite::write::Writer;
 use crate::store::{
     AttemptTimer, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, OpenError, Purge,
-    Purged, ReadError, StoreError, Timer, View,
+    Purged, ReadError, Scan, ScanQuery, StoreError, TenantLog, TenantRange, Timer, View,
 };
 
 /// The write-ahead log is cut back when it is larger than this and nothing else is to do. Bytes.
@@ -185,6 +185,18 @@ impl JobStore for SqliteStore {
 
     async fn log(&self, key: &JobKey, range: LogRange) -> Result<Option<LogPart>, ReadError> {
         read::log(&self.readers, key, range).await
+    }
+
+    async fn log_after(&self, range: &TenantRange) -> Result<TenantLog, ReadError> {
+        read::log_after(&self.readers, range).await
+    }
+
+    async fn head(&self) -> Result<i64, ReadError> {
+        read::head(&self.readers).await
+    }
+
+    async fn scan(&self, query: &ScanQuery) -> Result<Scan, ReadError> {
+        read::scan(&self.readers, query).await
     }
 
     async fn due(&self, timer: Timer, now: Timestamp, limit: usize) -> Result<Due, ReadError> {

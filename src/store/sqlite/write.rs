@@ -436,8 +436,8 @@ impl Writer {
         for (key, role, payload) in &plan.payloads {
             self.put_payload(key, *role, payload)?;
         }
-        for (published, position) in plan.committed.published.iter().zip(&plan.positions) {
-            self.insert_segment(published, *position)?;
+        for published in &plan.committed.published {
+            self.insert_segment(published)?;
         }
         for (lane, state, moved) in &plan.committed.depth_changes {
             self.move_depth(lane, *state, *moved)?;
@@ -532,10 +532,10 @@ impl Writer {
         self.execute(INSERT_PAYLOAD, values).map(drop)
     }
 
-    fn insert_segment(&self, published: &Published, position: i64) -> Result<(), StoreError> {
+    fn insert_segment(&self, published: &Published) -> Result<(), StoreError> {
         let (key, segment) = (&published.job.key, &published.segment);
         let values = params![
-            position,
+            published.position,
             key.tenant.as_str(),
             id(key),
             segment.first_sequence(),
