@@ -5,6 +5,7 @@
 //! read, or remove what is over. A store does not publish, wake or decide: that is the queue's work.
 //! No verb may be dropped before it has answered, except those that only read.
 
+pub mod memory;
 mod plan;
 pub mod sqlite;
 

@@ -7,6 +7,10 @@ use crate::job::limits::KEY_CONCURRENCY_DEFAULT;
 use crate::job::name::{ConcurrencyKey, Lane, Name};
 use crate::job::{Job, JobState};
 
+/// Jobs of a lane that one group sets aside because they have to wait for others with their concurrency
+/// key. Chosen: a long line of them is passed in a few groups, and none takes long.
+pub(in crate::store) const SET_ASIDE_MAX: usize = 256;
+
 /// How many jobs run with each concurrency key, as committed. A backend counts them when it opens.
 #[derive(Debug, Default)]
 pub(in crate::store) struct KeysRunning(HashMap<ConcurrencyKey, i64>);

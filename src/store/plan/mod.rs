@@ -18,10 +18,10 @@ use crate::store::plan::keys::KeyGate;
 use crate::store::{ClaimTerms, Claimed, Committed, Demand, Entry, Group, Published, Reply};
 use crate::wire;
 
-pub(super) use keys::{KeyRoom, KeysRunning};
+pub(super) use keys::{KeyRoom, KeysRunning, SET_ASIDE_MAX};
 
 /// Payloads that a backend may remember of a job that is not over. Bytes. Chosen: most are smaller.
-const BESIDE_BYTES_MAX: usize = 4 * 1024;
+pub(super) const BESIDE_BYTES_MAX: usize = 4 * 1024;
 /// Payloads of a job that is over which are passed to its watchers; larger ones they read themselves.
 /// Bytes. Chosen: what a watch may hold of what it heard anyway.
 const END_BYTES_MAX: usize = 64 * 1024;

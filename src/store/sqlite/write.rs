@@ -13,7 +13,9 @@ use crate::job::name::{ConcurrencyKey, JobId, JobKey, Lane, Name};
 use crate::job::payload::{Content, Payload};
 use crate::job::time::Timestamp;
 use crate::job::{Job, JobSnapshot, JobState, NewJob, Payloads};
-use crate::store::plan::{KeyRoom, KeysRunning, Known, Plan, Role, UniquePlace, plan};
+use crate::store::plan::{
+    KeyRoom, KeysRunning, Known, Plan, Role, SET_ASIDE_MAX, UniquePlace, plan,
+};
 use crate::store::sqlite::errors::write_error;
 use crate::store::sqlite::read;
 use crate::store::sqlite::rows::{self, Columns};
@@ -108,10 +110,6 @@ pub(super) const LANE_HEADS: &str = "
 select id, concurrency_key from jobs
 where queue = ?1 and job_type = ?2 and tenant = ?3 and state = 'queued'
 order by priority desc, run_at_us, id";
-
-/// Jobs of a lane that one group sets aside because they have to wait for others with their concurrency
-/// key. Chosen: a long line of them is passed in a few groups, and none takes long.
-const SET_ASIDE_MAX: usize = 256;
 
 impl Writer {
     /// # Errors

@@ -15,23 +15,36 @@ use pacenote::job::{
     CancelCause, Change, Job, JobSnapshot, JobSpec, JobState, NewJob, Outcome, Report,
 };
 use pacenote::pb;
+use pacenote::store::memory::{Memory, MemoryStore};
 use pacenote::store::sqlite::SqliteStore;
 use pacenote::store::{
-    ClaimTerms, Committed, Demand, Entry, Group, JobStore, ListQuery, LogRange, Purge, Purged,
-    Reply, StoreError, View,
+    ClaimTerms, Committed, Demand, Entry, Group, JobStore, ListQuery, LogRange, OpenError, Purge,
+    Purged, Reply, StoreError, View,
 };
 use prost::Message;
+use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{ConnectOptions, Connection};
 use tempfile::TempDir;
 
 /// A place where one store is kept.
 pub(crate) trait Backend: Send + Sync + 'static {
     /// Opens it, or makes it.
-    fn open(&self) -> BoxFuture<'_, Arc<dyn JobStore>>;
+    fn try_open(&self) -> BoxFuture<'_, Result<Arc<dyn JobStore>, OpenError>>;
 
-    /// Changes a job's row as nobody ever should: from beside the writer.
-    fn meddle<'a>(&'a self, key: &'a JobKey) -> BoxFuture<'a, ()>;
+    /// Opens it, or makes it, where nobody else has it open.
+    fn open(&self) -> BoxFuture<'_, Arc<dyn JobStore>> {
+        Box::pin(async { self.try_open().await.expect("a store") })
+    }
+}
+
+/// Everything in the memory of this process.
+impl Backend for Memory {
+    fn try_open(&self) -> BoxFuture<'_, Result<Arc<dyn JobStore>, OpenError>> {
+        Box::pin(async {
+            let store = MemoryStore::open(self)?;
+            Ok(Arc::new(store) as Arc<dyn JobStore>)
+        })
+    }
 }
 
 /// A store in an SQLite file.
@@ -64,26 +77,10 @@ pub(crate) async fn connect(path: PathBuf) -> SqliteConnection {
 }
 
 impl Backend for Sqlite {
-    fn open(&self) -> BoxFuture<'_, Arc<dyn JobStore>> {
+    fn try_open(&self) -> BoxFuture<'_, Result<Arc<dyn JobStore>, OpenError>> {
         Box::pin(async {
-            let store = SqliteStore::open(&self.path()).await.expect("a store");
-            Arc::new(store) as Arc<dyn JobStore>
-        })
-    }
-
-    fn meddle<'a>(&'a self, key: &'a JobKey) -> BoxFuture<'a, ()> {
-        Box::pin(async {
-            let mut connection = self.connect().await;
-            let changed = sqlx::query(
-                "update jobs set version = version + 1000 where tenant = $1 and id = $2",
-            )
-            .bind(key.tenant.to_string())
-            .bind(key.id.as_uuid().as_bytes().to_vec())
-            .execute(&mut connection)
-            .await
-            .expect("an update");
-            assert_eq!(changed.rows_affected(), 1);
-            connection.close().await.expect("closed");
+            let store = SqliteStore::open(&self.path()).await?;
+            Ok(Arc::new(store) as Arc<dyn JobStore>)
         })
     }
 }
@@ -115,6 +112,11 @@ impl Bench {
         self.store = Some(self.backend.open().await);
     }
 
+    /// As another server does that is started beside this one.
+    pub(crate) async fn open_second(&self) -> Result<Arc<dyn JobStore>, OpenError> {
+        self.backend.try_open().await
+    }
+
     pub(crate) fn store(&self) -> &dyn JobStore {
         self.store.as_deref().expect("it is open")
     }
@@ -122,10 +124,6 @@ impl Bench {
     pub(crate) async fn close_and_open(&mut self) {
         self.store().close().await;
         self.crash().await;
-    }
-
-    pub(crate) async fn meddle(&self, key: &JobKey) {
-        self.backend.meddle(key).await;
     }
 
     pub(crate) fn now(&self) -> Timestamp {

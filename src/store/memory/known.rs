@@ -1,0 +1,126 @@
+//! What a group has to know before it can be planned.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::job::name::{ConcurrencyKey, JobKey, Name};
+use crate::job::{NewJob, Payloads};
+use crate::store::memory::tables::{Tables, unique_place, with_id};
+use crate::store::plan::{BESIDE_BYTES_MAX, KeyRoom, Known, SET_ASIDE_MAX};
+use crate::store::{Claimed, Demand, Entry, Group};
+
+impl Tables {
+    pub(super) fn read(&self, group: &Group) -> Known {
+        let mut known = Known::default();
+        for entry in &group.entries {
+            match entry {
+                Entry::Change { key, .. } => self.know(key, &mut known),
+                Entry::Retry { key, .. } => self.know_retry(key, &mut known),
+                Entry::Submit { new, .. } => self.know_rivals(new, &mut known),
+                Entry::Batch(jobs) => {
+                    for new in jobs {
+                        self.know_rivals(new, &mut known);
+                    }
+                }
+            }
+        }
+        self.know_blocked(group.entries.len(), &mut known);
+        for demand in &group.demand {
+            self.lane_heads(demand, &group.key_limits, &mut known.candidates);
+        }
+        known
+    }
+
+    fn know(&self, key: &JobKey, known: &mut Known) {
+        let Some(row) = self.jobs.get(key) else {
+            return;
+        };
+        known.jobs.insert(key.clone(), Arc::clone(&row.job));
+        if row.payloads.bytes() <= BESIDE_BYTES_MAX {
+            let payloads = Arc::clone(&row.payloads);
+            known.payloads.insert(key.clone(), payloads);
+        }
+    }
+
+    /// A job that is retried: with its input, and beside the job that it was retried by before.
+    fn know_retry(&self, key: &JobKey, known: &mut Known) {
+        let Some(row) = self.jobs.get(key) else {
+            return;
+        };
+        self.know(key, known);
+        if let Some(by) = row.job.detail.retried_by {
+            self.know(&with_id(&key.tenant, by), known);
+        }
+        if let Some(input) = &row.payloads.input {
+            known.inputs.insert(key.clone(), input.clone());
+        }
+    }
+
+    /// The jobs that have a new one's idempotency key or unique place.
+    fn know_rivals(&self, new: &NewJob, known: &mut Known) {
+        let tenant = &new.key.tenant;
+        if let Some(key) = &new.spec.idempotency_key {
+            let of_tenant = (tenant.clone(), key.clone());
+            if let Some(id) = self.keys.get(&of_tenant) {
+                let key = with_id(tenant, *id);
+                self.know(&key, known);
+                known.keys.insert(of_tenant, key);
+            }
+        }
+        if let Some(place) = unique_place(&new.key, &new.spec)
+            && let Some(newest) = self.uniques.get(&place).and_then(BTreeSet::last)
+        {
+            let key = with_id(tenant, *newest);
+            self.know(&key, known);
+            known.uniques.insert(place, key);
+        }
+    }
+
+    /// For each job with a concurrency key that may make room, one that waits for it; and `spare` more,
+    /// because those may themselves be ended by this group.
+    fn know_blocked(&self, spare: usize, known: &mut Known) {
+        let mut makes_room: HashMap<ConcurrencyKey, usize> = HashMap::new();
+        for key in known.jobs.values().filter_map(|job| job.concurrency_key()) {
+            *makes_room.entry(key).or_default() += 1;
+        }
+        for (key, jobs) in makes_room {
+            let Some(turns) = self.blocked.get(&key) else {
+                continue;
+            };
+            let heads = turns.iter().take(jobs + spare);
+            let rows = heads.filter_map(|(_, _, id)| self.jobs.get(&with_id(&key.tenant, *id)));
+            let heads = rows.map(|row| Arc::clone(&row.job)).collect();
+            known.blocked.insert(key, heads);
+        }
+    }
+
+    /// The jobs at the head of a lane: as many as can be claimed, beside those in between that have to
+    /// wait for others with their concurrency key.
+    fn lane_heads(
+        &self,
+        demand: &Demand,
+        key_limits: &BTreeMap<Name, usize>,
+        heads: &mut Vec<Claimed>,
+    ) {
+        let lane = &demand.lane;
+        let mut room = KeyRoom::new(&self.keys_running, lane, key_limits);
+        let (mut claimable, mut set_aside) = (0, 0);
+        for (_, _, id) in self.ready.get(lane).into_iter().flatten() {
+            if claimable == demand.places || set_aside == SET_ASIDE_MAX {
+                break;
+            }
+            let Some(row) = self.jobs.get(&with_id(&lane.tenant, *id)) else {
+                continue;
+            };
+            heads.push(Claimed {
+                job: Arc::clone(&row.job),
+                payloads: Payloads::clone(&row.payloads),
+            });
+            if room.take(row.job.spec.concurrency_key.clone()) {
+                claimable += 1;
+            } else {
+                set_aside += 1;
+            }
+        }
+    }
+}
