@@ -426,6 +426,12 @@ pub(crate) fn finish(attempt: u32, outcome: Outcome) -> Change {
     }
 }
 
+/// The attempt's process is known to be dead.
+pub(crate) fn lose(attempt: u32) -> Change {
+    let before = Timestamp::from_micros(i64::MAX);
+    Change::Lose { attempt, before }
+}
+
 pub(crate) fn output(chunk: Payload) -> Report {
     Report::Output {
         stream: "stdout".to_owned(),

@@ -50,6 +50,7 @@ macro_rules! contract {
             payloads::a_checkpoint_takes_the_place_of_the_one_before,
             times::due_jobs_come_earliest_first_and_say_what_is_next,
             times::ended_leases_are_found_and_others_are_not,
+            times::a_lease_renewed_after_the_look_is_not_lost,
             lists::a_list_is_newest_first_in_pages,
             lists::filters_hold_together,
             logs::a_log_is_read_from_any_place,
