@@ -43,9 +43,10 @@ create table jobs (
 create index jobs_ready on jobs
     (queue, job_type, tenant, priority desc, run_at_us, id, concurrency_key)
     where state = 'queued';
--- Serves whoever makes room for the next job with a concurrency key.
+-- Serves whoever makes room for the next jobs with a concurrency key, of each type the first, and whoever
+-- gives a queue more room.
 create index jobs_blocked on jobs
-    (tenant, queue, concurrency_key, priority desc, run_at_us, id)
+    (queue, tenant, concurrency_key, job_type, priority desc, run_at_us, id)
     where state = 'blocked';
 -- Serves the timer of jobs that are not due yet.
 create index jobs_scheduled on jobs (run_at_us) where state = 'scheduled';

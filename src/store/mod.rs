@@ -108,6 +108,19 @@ pub trait JobStore: Send + Sync + 'static {
     /// [`ReadError`].
     async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, ReadError>;
 
+    /// The line behind `after`, or the first one, in which jobs of a queue wait for others with their
+    /// concurrency key, and its first jobs in the order of claims, at most `limit`; `None` behind the
+    /// last line.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    async fn next_blocked(
+        &self,
+        queue: &Name,
+        after: Option<&BlockedLine>,
+        limit: usize,
+    ) -> Result<Option<(BlockedLine, Vec<JobKey>)>, ReadError>;
+
     /// Removes finished jobs, or the front of their logs. What is not finished is left alone. Answers
     /// what was removed.
     ///
@@ -482,6 +495,18 @@ pub struct Due {
     pub keys: Vec<JobKey>,
     /// When the next one after them is.
     pub next: Option<Timestamp>,
+}
+
+/// Where jobs of a queue wait for others with their concurrency key. Lines are in the order of tenant,
+/// key and type.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct BlockedLine {
+    /// Whose.
+    pub tenant: Name,
+    /// The concurrency key.
+    pub key: Name,
+    /// What runs them.
+    pub job_type: Name,
 }
 
 /// What to remove.

@@ -20,8 +20,8 @@ use pacenote::queue::{
 };
 use pacenote::store::sqlite::SqliteStore;
 use pacenote::store::{
-    AttemptTimer, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, Purge, Purged,
-    ReadError, Scan, ScanQuery, StoreError, TenantLog, TenantRange, Timer, View,
+    AttemptTimer, BlockedLine, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange,
+    Purge, Purged, ReadError, Scan, ScanQuery, StoreError, TenantLog, TenantRange, Timer, View,
 };
 use proptest::prelude::*;
 
@@ -74,6 +74,14 @@ impl JobStore for Counting {
     }
     async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
         self.store.depths().await
+    }
+    async fn next_blocked(
+        &self,
+        queue: &Name,
+        after: Option<&BlockedLine>,
+        limit: usize,
+    ) -> Result<Option<(BlockedLine, Vec<JobKey>)>, ReadError> {
+        self.store.next_blocked(queue, after, limit).await
     }
     async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, StoreError> {
         self.store.purge(purge).await

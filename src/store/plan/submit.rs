@@ -7,6 +7,7 @@ use crate::job::name::{JobId, JobKey};
 use crate::job::policy::OnConflict;
 use crate::job::segment::SegmentBuilder;
 use crate::job::{CancelCause, Change, Job, JobSpec, NewJob, Payloads, Refusal};
+use crate::store::plan::keys::Room;
 use crate::store::plan::{Pending, Planner, Touched, small};
 use crate::store::{NotTaken, Reply};
 
@@ -24,6 +25,9 @@ enum Standing {
 impl Planner<'_> {
     pub(super) fn submit(&mut self, new: NewJob, hand_over: bool) -> Pending {
         let standing = self.standing(&new);
+        // One that has to wait for others with its concurrency key stays QUEUED, and is set aside by the
+        // next group: who ends later in this one would not find it.
+        let hand_over = hand_over && self.gate.room(new.concurrency_key().as_ref()) == Room::Free;
         // What is handed over does not wait.
         if matches!(standing, Standing::New) && !hand_over && !self.has_room(&new.key, 1) {
             return Pending::Ready(Reply::NotTaken(NotTaken::NoRoom));

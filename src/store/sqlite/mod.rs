@@ -24,7 +24,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use crate::job::name::{JobKey, Lane};
+use crate::job::name::{JobKey, Lane, Name};
 use crate::job::time::Timestamp;
 use crate::job::{Job, JobSnapshot, JobState};
 use crate::store::sqlite::errors::write_error;
@@ -32,8 +32,9 @@ use crate::store::sqlite::open::BUSY_TIMEOUT;
 use crate::store::sqlite::readers::Readers;
 use crate::store::sqlite::write::Writer;
 use crate::store::{
-    AttemptTimer, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, OpenError, Purge,
-    Purged, ReadError, Scan, ScanQuery, StoreError, TenantLog, TenantRange, Timer, View,
+    AttemptTimer, BlockedLine, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange,
+    OpenError, Purge, Purged, ReadError, Scan, ScanQuery, StoreError, TenantLog, TenantRange,
+    Timer, View,
 };
 
 /// The write-ahead log is cut back when it is larger than this and nothing else is to do. Bytes.
@@ -214,6 +215,15 @@ impl JobStore for SqliteStore {
 
     async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
         read::depths(&self.readers).await
+    }
+
+    async fn next_blocked(
+        &self,
+        queue: &Name,
+        after: Option<&BlockedLine>,
+        limit: usize,
+    ) -> Result<Option<(BlockedLine, Vec<JobKey>)>, ReadError> {
+        read::next_blocked(&self.readers, queue, after, limit).await
     }
 
     async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, StoreError> {

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use crate::job::name::{JobId, JobKey, Lane};
+use crate::job::name::{JobId, JobKey, Lane, Name};
 use crate::job::time::Timestamp;
 use crate::job::{Job, JobSnapshot, JobState, Payloads};
 use crate::store::sqlite::readers::Readers;
 use crate::store::sqlite::rows::{self, Columns, JOB_COLUMNS, job_columns};
 use crate::store::{
-    AHEAD_MAX, AttemptTimer, Due, ListQuery, LogPart, LogRange, PlacedSegment, ReadError, Scan,
-    ScanQuery, Scanned, StoreError, TenantLog, TenantRange, Timer, View,
+    AHEAD_MAX, AttemptTimer, BlockedLine, Due, ListQuery, LogPart, LogRange, PlacedSegment,
+    ReadError, Scan, ScanQuery, Scanned, StoreError, TenantLog, TenantRange, Timer, View,
 };
 
 pub(super) const JOB: &str = concat!(
@@ -52,14 +52,34 @@ pub(super) const JOB_OF_PLACE: &str = concat!(
       order by j.id desc limit 1"
 );
 
-/// The first `$4` jobs that wait for others with a concurrency key, in the order of claims.
+/// The jobs of a type that wait for others with a concurrency key, in the order of claims: whoever steps
+/// through them stops when there are enough.
 pub(super) const BLOCKED_HEADS: &str = concat!(
     "select ",
     job_columns!(),
     " from jobs j
-      where j.tenant = $1 and j.queue = $2 and j.concurrency_key = $3 and j.state = 'blocked'
-      order by j.priority desc, j.run_at_us, j.id limit $4 + 0"
+      where j.queue = $1 and j.tenant = $2 and j.concurrency_key = $3 and j.job_type = $4
+          and j.state = 'blocked'
+      order by j.priority desc, j.run_at_us, j.id"
 );
+
+/// The next type behind `$4` of which jobs wait for others with a concurrency key.
+pub(super) const NEXT_BLOCKED_TYPE: &str = "
+select job_type from jobs
+where queue = $1 and tenant = $2 and concurrency_key = $3 and job_type > $4 and state = 'blocked'
+order by job_type limit 1";
+
+/// The next line of a queue's jobs that wait for others with a concurrency key.
+pub(super) const NEXT_BLOCKED_LINE: &str = "
+select tenant, concurrency_key, job_type from jobs
+where queue = $1 and (tenant, concurrency_key, job_type) > ($2, $3, $4) and state = 'blocked'
+order by tenant, concurrency_key, job_type limit 1";
+
+/// The first `$5` of such a line, in the order of claims.
+pub(super) const BLOCKED_LINE: &str = "
+select tenant, id from jobs
+where queue = $1 and tenant = $2 and concurrency_key = $3 and job_type = $4 and state = 'blocked'
+order by priority desc, run_at_us, id limit $5 + 0";
 
 /// How many jobs run with each concurrency key.
 pub(super) const KEYS_RUNNING: &str = "
@@ -478,6 +498,38 @@ pub(super) async fn depths(readers: &Readers) -> Result<Vec<(Lane, JobState, i64
             Ok((lane, rows::state(row, 3)?, rows::number(row, 4)?))
         })
         .collect()
+}
+
+pub(super) async fn next_blocked(
+    readers: &Readers,
+    queue: &Name,
+    after: Option<&BlockedLine>,
+    limit: usize,
+) -> Result<Option<(BlockedLine, Vec<JobKey>)>, ReadError> {
+    let (tenant, key, job_type) = after.map_or(("", "", ""), |line| {
+        let (tenant, key) = (line.tenant.as_str(), line.key.as_str());
+        (tenant, key, line.job_type.as_str())
+    });
+    let select = sqlx::query(NEXT_BLOCKED_LINE).bind(queue.as_str());
+    let select = select.bind(tenant).bind(key).bind(job_type);
+    let rows = readers.all(select).await?;
+    let Some(row) = rows.first() else {
+        return Ok(None);
+    };
+    let line = BlockedLine {
+        tenant: rows::name(rows::text(row, 0)?)?,
+        key: rows::name(rows::text(row, 1)?)?,
+        job_type: rows::name(rows::text(row, 2)?)?,
+    };
+    let select = sqlx::query(BLOCKED_LINE)
+        .bind(queue.as_str())
+        .bind(line.tenant.as_str())
+        .bind(line.key.as_str())
+        .bind(line.job_type.as_str())
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX));
+    let rows = readers.all(select).await?;
+    let keys = rows.iter().map(key_of).collect::<Result<_, _>>()?;
+    Ok(Some((line, keys)))
 }
 
 fn jobs(rows: &[sqlx::sqlite::SqliteRow]) -> Result<Vec<Arc<Job>>, StoreError> {

@@ -92,6 +92,7 @@ pub(crate) struct Bench {
     ids: AtomicU64,
     now: AtomicI64,
     tenants: std::sync::Mutex<BTreeSet<Name>>,
+    key_limits: std::sync::Mutex<Arc<BTreeMap<Name, usize>>>,
 }
 
 impl Bench {
@@ -103,6 +104,7 @@ impl Bench {
             ids: AtomicU64::new(1),
             now: AtomicI64::new(1_700_000_000_000_000),
             tenants: std::sync::Mutex::default(),
+            key_limits: std::sync::Mutex::default(),
         }
     }
 
@@ -136,6 +138,12 @@ impl Bench {
         self.now.fetch_add(micros, Ordering::Relaxed);
     }
 
+    /// How many jobs of the queue `default` run at once with one concurrency key.
+    pub(crate) fn limit_keys(&self, limit: usize) {
+        let limits = BTreeMap::from([(Name::of("default"), limit)]);
+        *self.key_limits.lock().expect("no panic") = Arc::new(limits);
+    }
+
     /// A job to be, of type `work`.
     pub(crate) fn new_job(&self) -> NewJobBuilder {
         let number = self.ids.fetch_add(1, Ordering::Relaxed);
@@ -166,7 +174,7 @@ impl Bench {
                 lease_until: self.now().after(Duration::from_secs(15)),
             },
             room: HashMap::new(),
-            key_limits: Arc::default(),
+            key_limits: self.key_limits.lock().expect("no panic").clone(),
             now: self.now(),
         }
     }
@@ -364,6 +372,10 @@ impl NewJobBuilder {
         self.spec(|spec| spec.priority = priority)
     }
 
+    pub(crate) fn concurrency_key(self, key: &str) -> Self {
+        self.spec(|spec| spec.concurrency_key = Some(Name::new(key).expect("a name")))
+    }
+
     /// With an idempotency key, and the fingerprint of its request.
     pub(crate) fn idempotent(self, key: &str, fingerprint: &str) -> Self {
         self.spec(|spec| {
@@ -422,6 +434,12 @@ pub(crate) fn finish(attempt: u32, outcome: Outcome) -> Change {
         outcome,
         chance: 0.5,
     }
+}
+
+/// The attempt's process is known to be dead.
+pub(crate) fn lose(attempt: u32) -> Change {
+    let before = Timestamp::from_micros(i64::MAX);
+    Change::Lose { attempt, before }
 }
 
 pub(crate) fn output(chunk: Payload) -> Report {

@@ -5,6 +5,7 @@
 //! store joins with one line.
 
 pub(crate) mod bench;
+mod blocked;
 mod claims;
 mod disk;
 mod keys;
@@ -52,6 +53,16 @@ macro_rules! contract {
             payloads::a_checkpoint_takes_the_place_of_the_one_before,
             times::due_jobs_come_earliest_first_and_say_what_is_next,
             times::ended_leases_are_found_and_others_are_not,
+            times::a_lease_renewed_after_the_look_is_not_lost,
+            blocked::as_many_run_with_a_key_as_may_and_the_next_goes_on_in_order,
+            blocked::a_key_belongs_to_its_tenant_and_queue,
+            blocked::whoever_makes_room_lets_one_go_on_whatever_its_end,
+            blocked::a_type_that_nobody_claims_does_not_hold_up_another,
+            blocked::what_arrives_does_not_overtake_what_waits,
+            blocked::what_arrives_as_the_last_one_ends_is_not_left_behind,
+            blocked::a_line_of_a_full_key_does_not_hold_up_its_lane,
+            blocked::lines_are_read_one_after_another,
+            blocked::whatever_happens_no_more_run_and_nobody_is_left_behind,
             lists::a_list_is_newest_first_in_pages,
             lists::filters_hold_together,
             logs::a_log_is_read_from_any_place,

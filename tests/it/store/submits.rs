@@ -7,7 +7,7 @@ use pacenote::job::payload::Payload;
 use pacenote::job::{Change, JobState, Outcome, Refusal, Report};
 use pacenote::store::{LogRange, Purge, Purged, Reply, StoreError, View};
 
-use super::bench::{Bench, cancel, changed, demand, done, finish, output, query, report};
+use super::bench::{Bench, cancel, changed, demand, done, finish, lose, output, query, report};
 
 pub(crate) async fn what_was_submitted_is_found_again(bench: Bench) {
     let new = bench
@@ -150,7 +150,7 @@ pub(crate) async fn a_life_from_submit_to_result_is_stored_step_by_step(bench: B
     bench.pass(Duration::from_secs(2));
     let job = bench.change(&job.key, Change::BecomeDue).await;
     assert_eq!(bench.claim(1).await[0].attempt, 2);
-    let job = bench.change(&job.key, Change::Lose { attempt: 2 }).await;
+    let job = bench.change(&job.key, lose(2)).await;
     assert_eq!((job.state, job.attempts_lost), (JobState::Queued, 1));
     let job = bench.claim(1).await.remove(0);
     let job = bench.finish(&job, Outcome::HandedBack).await;
@@ -192,7 +192,7 @@ pub(crate) async fn another_tenant_sees_and_changes_nothing(bench: Bench) {
         let entries = vec![
             changed(&key, cancel()),
             changed(&key, report(1, vec![], bench.now())),
-            changed(&key, Change::Lose { attempt: 1 }),
+            changed(&key, lose(1)),
         ];
         let committed = bench.commit(entries, vec![]).await;
         assert!(
