@@ -37,11 +37,7 @@ impl EventStream {
     async fn find_gaps(&mut self, purged_through: i64) -> Result<(), Error> {
         let filter = Arc::clone(&self.feed.filter);
         if filter.ids.is_empty() {
-            let unknown = JobsGap {
-                job: None,
-                sequences: None,
-            };
-            self.gaps.push_back((unknown, purged_through));
+            self.gaps.push_back((JobsGap::UNKNOWN, purged_through));
             return Ok(());
         }
         let mut found = Vec::new();

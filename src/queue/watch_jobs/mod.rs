@@ -103,6 +103,14 @@ pub struct JobsGap {
     pub sequences: Option<(i64, i64)>,
 }
 
+impl JobsGap {
+    /// Something may be missing, nobody knows of what.
+    const UNKNOWN: Self = Self {
+        job: None,
+        sequences: None,
+    };
+}
+
 /// A watch of many jobs that is open. Dropping it ends it; no job is ever touched.
 #[derive(Debug)]
 pub struct JobsWatch(Kind);

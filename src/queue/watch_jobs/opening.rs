@@ -17,7 +17,7 @@ use crate::queue::read::snapshot_bytes;
 use crate::queue::watch_jobs::feed::Feed;
 use crate::queue::watch_jobs::jobs::{Found, Jobs};
 use crate::queue::watch_jobs::stream::EventStream;
-use crate::queue::watch_jobs::{JobsContent, JobsMessage, ends};
+use crate::queue::watch_jobs::{JobsContent, JobsGap, JobsMessage, ends};
 
 /// A snapshot that was not given whole.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub(super) struct Opening {
     /// Go behind all that are not over.
     finished: Vec<Arc<Job>>,
     missing: Vec<JobId>,
+    /// No part had anything.
+    empty: bool,
 }
 
 impl Opening {
@@ -40,12 +42,14 @@ impl Opening {
             unfinished: VecDeque::new(),
             finished: Vec::new(),
             missing: Vec::new(),
+            empty: true,
         }
     }
 
     /// Takes in a part. Answers what it shows of jobs of which the events are yet to come.
     fn add(&mut self, found: Vec<Found>) -> HashMap<JobId, i64> {
         let mut shown = HashMap::new();
+        self.empty &= found.is_empty();
         for found in found {
             match found {
                 Found::Job(job, position) => {
@@ -117,6 +121,10 @@ impl EventStream {
         let Some(opening) = self.opening.take() else {
             return;
         };
+        if opening.empty && self.feed.filter.batch_id.is_some() {
+            // Batches are stored whole: this one was purged, or never was.
+            self.gaps.push_back((JobsGap::UNKNOWN, 0));
+        }
         for job in opening.finished {
             self.fronts.insert(job.key.id, i64::MAX);
             self.ended.push(0, job, None);

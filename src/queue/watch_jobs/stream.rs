@@ -344,7 +344,7 @@ impl EventStream {
             && self.batch.events.is_empty()
             && self.held.is_empty()
             && self.ended.is_empty()
-            && self.through() >= self.whole_at
+            && self.feed.taken() >= self.whole_at
     }
 
     pub(super) fn hear_of_purges(&mut self, purged: &[JobId]) {
