@@ -19,7 +19,7 @@ use crate::job::{Job, JobSnapshot, JobState};
 use crate::store::memory::tables::Tables;
 use crate::store::{
     AttemptTimer, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, OpenError, Purge,
-    Purged, ReadError, StoreError, Timer, View,
+    Purged, ReadError, Scan, ScanQuery, StoreError, TenantLog, TenantRange, Timer, View,
 };
 
 /// What a [`MemoryStore`] is opened on, as an SQLite store is on a file: it outlives the store, and another
@@ -132,6 +132,18 @@ impl JobStore for MemoryStore {
 
     async fn log(&self, key: &JobKey, range: LogRange) -> Result<Option<LogPart>, ReadError> {
         Ok(self.tables()?.log(key, range))
+    }
+
+    async fn log_after(&self, range: &TenantRange) -> Result<TenantLog, ReadError> {
+        Ok(self.tables()?.log_after(range))
+    }
+
+    async fn head(&self) -> Result<i64, ReadError> {
+        Ok(self.tables()?.head())
+    }
+
+    async fn scan(&self, query: &ScanQuery) -> Result<Scan, ReadError> {
+        Ok(self.tables()?.scan(query))
     }
 
     async fn due(&self, timer: Timer, now: Timestamp, limit: usize) -> Result<Due, ReadError> {

@@ -1,12 +1,21 @@
 //! What is asked of a memory store.
 
+use std::ops::Bound;
 use std::sync::Arc;
+
+use uuid::Uuid;
 
 use crate::job::name::{JobId, JobKey, Lane};
 use crate::job::time::Timestamp;
 use crate::job::{Job, JobSnapshot, JobState, Payloads};
 use crate::store::memory::tables::{Tables, lease_end, turn, with_id};
-use crate::store::{AHEAD_MAX, AttemptTimer, Due, ListQuery, LogPart, LogRange, Timer, View};
+use crate::store::{
+    AHEAD_MAX, AttemptTimer, Due, JobFilter, ListQuery, LogPart, LogRange, PlacedSegment, Scan,
+    ScanQuery, Scanned, TenantLog, TenantRange, Timer, View,
+};
+
+/// No id is lower.
+const NIL: JobId = JobId::new(Uuid::nil());
 
 impl Tables {
     pub(super) fn secret(&self) -> [u8; 32] {
@@ -39,9 +48,8 @@ impl Tables {
             let job = row.map(|row| Arc::clone(&row.job));
             return job.into_iter().filter(|job| query.admits(job)).collect();
         }
-        let oldest = JobId::new(uuid::Uuid::nil());
-        let newest = query.before_id.unwrap_or(JobId::new(uuid::Uuid::max()));
-        let range = with_id(&query.tenant, oldest)..=with_id(&query.tenant, newest);
+        let newest = query.before_id.unwrap_or(JobId::new(Uuid::max()));
+        let range = with_id(&query.tenant, NIL)..=with_id(&query.tenant, newest);
         let rows = self.jobs.range(range).rev();
         rows.map(|(_, row)| &row.job)
             .filter(|job| query.admits(job))
@@ -54,12 +62,13 @@ impl Tables {
         let row = self.jobs.get(key)?;
         let begin = row
             .log
-            .partition_point(|s| s.last_sequence() <= range.after);
+            .partition_point(|(_, segment)| segment.last_sequence() <= range.after);
         let next = range.after.saturating_add(1).max(row.job.first_sequence);
         let events = i64::try_from(range.events.max(1)).unwrap_or(i64::MAX);
         let end = next.saturating_add(events);
         let mut bytes = 0;
-        let segments = row.log[begin..].iter().take_while(|segment| {
+        let segments = row.log[begin..].iter().map(|(_, segment)| segment);
+        let segments = segments.take_while(|segment| {
             let fits = segment.first_sequence() < end && bytes < range.bytes.max(1);
             bytes += segment.body().len();
             fits
@@ -68,6 +77,100 @@ impl Tables {
             job: Arc::clone(&row.job),
             segments: segments.map(Arc::clone).collect(),
         })
+    }
+
+    pub(super) fn log_after(&self, range: &TenantRange) -> TenantLog {
+        let mut log = TenantLog {
+            segments: Vec::new(),
+            through: range.after,
+            more: false,
+            purged_through: self.purged.get(&range.tenant).copied().unwrap_or(0),
+        };
+        // The segment that holds the next event may begin before it.
+        let next = range.after.saturating_add(1);
+        let begins = self.segments.range(..=next).next_back();
+        let begins = begins.map_or(next, |(position, _)| *position);
+        let (mut looked_at, mut events, mut bytes) = (0, 0, 0);
+        for (position, (key, segment)) in self.segments.range(begins..) {
+            let full = events >= range.events.max(1) || bytes >= range.bytes.max(1);
+            if full || looked_at == range.segments.max(1) {
+                log.more = true;
+                return log;
+            }
+            looked_at += 1;
+            let last = position + segment.len() as i64 - 1;
+            log.through = log.through.max(last);
+            if key.tenant != range.tenant {
+                continue;
+            }
+            events += segment.len();
+            bytes += segment.body().len();
+            if last > range.after
+                && let Some(row) = self.jobs.get(key)
+            {
+                log.segments.push(PlacedSegment {
+                    position: *position,
+                    job: Arc::clone(&row.job),
+                    segment: Arc::clone(segment),
+                });
+            }
+        }
+        log.through = log.through.max(self.head());
+        log
+    }
+
+    pub(super) fn head(&self) -> i64 {
+        self.next_position - 1
+    }
+
+    pub(super) fn scan(&self, query: &ScanQuery) -> Scan {
+        let filter = &query.filter;
+        let looked_at = self.scanned(filter, query.after, query.look_at.max(1));
+        let mut scan = Scan {
+            jobs: Vec::new(),
+            through: looked_at.last().copied(),
+        };
+        for id in looked_at {
+            let Some(row) = self.jobs.get(&with_id(&filter.tenant, id)) else {
+                continue;
+            };
+            let asked_for =
+                filter.admits(&row.job) && !(query.unfinished && row.job.state.is_terminal());
+            let Some((position, _)) = row.log.last().filter(|_| asked_for) else {
+                continue;
+            };
+            scan.jobs.push(Scanned {
+                job: Arc::clone(&row.job),
+                position: *position,
+            });
+            if scan.jobs.len() == query.limit.max(1) {
+                scan.through = Some(id);
+                break;
+            }
+        }
+        scan
+    }
+
+    /// The next jobs that a scan looks at, whether or not the filter admits them.
+    fn scanned(&self, filter: &JobFilter, after: Option<JobId>, look_at: usize) -> Vec<JobId> {
+        let tenant = &filter.tenant;
+        if let Some(batch) = filter.batch_id {
+            let ids = self.batches.get(&(tenant.clone(), batch)).into_iter();
+            let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let ids = ids.flat_map(|ids| ids.range((after, Bound::Unbounded)));
+            return ids.take(look_at).copied().collect();
+        }
+        let after = after.map_or(Bound::Included(with_id(tenant, NIL)), |id| {
+            Bound::Excluded(with_id(tenant, id))
+        });
+        let jobs = self
+            .jobs
+            .range((after, Bound::Unbounded))
+            .map(|(key, _)| key);
+        let ids = jobs
+            .take_while(|key| key.tenant == *tenant)
+            .map(|key| key.id);
+        ids.take(look_at).collect()
     }
 
     pub(super) fn due(&self, timer: Timer, now: Timestamp, limit: usize) -> Due {

@@ -4,9 +4,10 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::Hash;
 use std::sync::Arc;
 
-use crate::job::name::{ConcurrencyKey, JobId, JobKey, Lane, Name};
+use crate::job::name::{BatchId, ConcurrencyKey, JobId, JobKey, Lane, Name};
 use crate::job::payload::Payload;
 use crate::job::segment::Segment;
 use crate::job::time::Timestamp;
@@ -22,8 +23,10 @@ pub(super) struct Tables {
     pub(super) keys: HashMap<(Name, String), JobId>,
     /// The jobs of each unique place, the newest last.
     pub(super) uniques: HashMap<UniquePlace, BTreeSet<JobId>>,
+    /// The jobs of each batch. No batch is empty.
+    pub(super) batches: HashMap<(Name, BatchId), BTreeSet<JobId>>,
     /// What waits in each lane. No lane is empty.
-    pub(super) ready: BTreeMap<Lane, BTreeSet<Turn>>,
+    pub(super) ready: HashMap<Lane, BTreeSet<Turn>>,
     /// What waits for others with a concurrency key. No key is empty.
     pub(super) blocked: HashMap<ConcurrencyKey, BTreeSet<Turn>>,
     /// What waits for its time.
@@ -37,7 +40,11 @@ pub(super) struct Tables {
     pub(super) keys_running: KeysRunning,
     /// How many jobs there are. No counter is zero.
     pub(super) depths: BTreeMap<(Lane, JobState), i64>,
-    next_position: i64,
+    /// The segments of all jobs, by the position of their first events.
+    pub(super) segments: BTreeMap<i64, (JobKey, Arc<Segment>)>,
+    /// The highest position at which an event of each tenant was purged.
+    pub(super) purged: HashMap<Name, i64>,
+    pub(super) next_position: i64,
     pub(super) secret: [u8; 32],
 }
 
@@ -52,8 +59,8 @@ pub(super) fn turn(job: &Job) -> Turn {
 pub(super) struct Row {
     pub(super) job: Arc<Job>,
     pub(super) payloads: Arc<Payloads>,
-    /// Ascending, without holes.
-    pub(super) log: Vec<Arc<Segment>>,
+    /// Ascending, without holes, each with its position.
+    pub(super) log: Vec<(i64, Arc<Segment>)>,
 }
 
 impl Default for Tables {
@@ -62,7 +69,8 @@ impl Default for Tables {
             jobs: BTreeMap::new(),
             keys: HashMap::new(),
             uniques: HashMap::new(),
-            ready: BTreeMap::new(),
+            batches: HashMap::new(),
+            ready: HashMap::new(),
             blocked: HashMap::new(),
             scheduled: BTreeSet::new(),
             deadlines: BTreeSet::new(),
@@ -70,6 +78,8 @@ impl Default for Tables {
             leased: BTreeSet::new(),
             keys_running: KeysRunning::default(),
             depths: BTreeMap::new(),
+            segments: BTreeMap::new(),
+            purged: HashMap::new(),
             next_position: 1,
             secret: rand::random(),
         }
@@ -108,8 +118,11 @@ impl Tables {
             self.put_payload(&key, role, &payload);
         }
         for published in &plan.committed.published {
-            if let Some(row) = self.jobs.get_mut(&published.job.key) {
-                row.log.push(Arc::clone(&published.segment));
+            let (position, key) = (published.position, &published.job.key);
+            if let Some(row) = self.jobs.get_mut(key) {
+                row.log.push((position, Arc::clone(&published.segment)));
+                let placed = (key.clone(), Arc::clone(&published.segment));
+                self.segments.insert(position, placed);
             }
         }
         for (lane, state, moved) in &plan.committed.depth_changes {
@@ -127,6 +140,10 @@ impl Tables {
         }
         if let Some(place) = unique_place(&job.key, &job.spec) {
             self.uniques.entry(place).or_default().insert(job.key.id);
+        }
+        if let Some(batch) = job.spec.batch_id {
+            let batch = (job.key.tenant.clone(), batch);
+            self.batches.entry(batch).or_default().insert(job.key.id);
         }
         self.enter(&job);
         let row = Row {
@@ -190,20 +207,10 @@ impl Tables {
     fn leave(&mut self, job: &Job) {
         if job.state == JobState::Queued {
             let lane = job.lane();
-            if let Some(turns) = self.ready.get_mut(&lane) {
-                turns.remove(&turn(job));
-                if turns.is_empty() {
-                    self.ready.remove(&lane);
-                }
-            }
+            remove_from(&mut self.ready, &lane, &turn(job));
         }
-        if let Some(key) = blocked_by(job)
-            && let Some(turns) = self.blocked.get_mut(&key)
-        {
-            turns.remove(&turn(job));
-            if turns.is_empty() {
-                self.blocked.remove(&key);
-            }
+        if let Some(key) = blocked_by(job) {
+            remove_from(&mut self.blocked, &key, &turn(job));
         }
         for (timer, at) in times_of(job) {
             self.timer(timer).remove(&(at, job.key.clone()));
@@ -270,28 +277,35 @@ impl Tables {
     }
 
     fn purge_job(&mut self, key: JobKey) -> Purged {
-        let row = self.jobs.get(&key);
-        let Some(job) = row.map(|row| Arc::clone(&row.job)) else {
+        let is_over = |row: &mut Row| row.job.state.is_terminal();
+        let Some(row) = self
+            .jobs
+            .get_mut(&key)
+            .and_then(|row| is_over(row).then_some(row))
+        else {
             return Purged::Nothing;
         };
-        if !job.state.is_terminal() {
-            return Purged::Nothing;
-        }
+        let (job, log) = (Arc::clone(&row.job), std::mem::take(&mut row.log));
         self.jobs.remove(&key);
         self.leave(&job);
-        if let Some(place) = unique_place(&key, &job.spec)
-            && let Some(ids) = self.uniques.get_mut(&place)
-        {
-            ids.remove(&key.id);
-            if ids.is_empty() {
-                self.uniques.remove(&place);
-            }
-        }
-        if let Some(text) = &job.spec.idempotency_key {
-            self.keys.remove(&(key.tenant.clone(), text.clone()));
-        }
+        self.forget_names(&job);
+        self.drop_segments(&key.tenant, log);
         self.move_depth(job.lane(), job.state, -1);
         Purged::Job(key)
+    }
+
+    /// What a job was found by that never changed.
+    fn forget_names(&mut self, job: &Job) {
+        let (tenant, id) = (&job.key.tenant, &job.key.id);
+        if let Some(text) = &job.spec.idempotency_key {
+            self.keys.remove(&(tenant.clone(), text.clone()));
+        }
+        if let Some(place) = unique_place(&job.key, &job.spec) {
+            remove_from(&mut self.uniques, &place, id);
+        }
+        if let Some(batch) = job.spec.batch_id {
+            remove_from(&mut self.batches, &(tenant.clone(), batch), id);
+        }
     }
 
     fn purge_events(&mut self, key: JobKey, through: i64) -> Purged {
@@ -299,22 +313,40 @@ impl Tables {
             return Purged::Nothing;
         };
         // The last segment always stays.
+        let through = through.min(row.job.last_sequence - 1);
         let gone = row
             .log
-            .partition_point(|s| s.last_sequence() <= through.min(row.job.last_sequence - 1));
+            .partition_point(|(_, s)| s.last_sequence() <= through);
         if gone == 0 || !row.job.state.is_terminal() {
             return Purged::Nothing;
         }
-        row.log.drain(..gone);
-        let first_sequence = row
-            .log
-            .first()
-            .map_or(1, |segment| segment.first_sequence());
+        let gone: Vec<_> = row.log.drain(..gone).collect();
+        let first = row.log.first();
+        let first_sequence = first.map_or(1, |(_, segment)| segment.first_sequence());
         row.job = Arc::new(Job::from_fields(JobFields {
             first_sequence,
             version: row.job.version + 1,
             ..JobFields::clone(&row.job)
         }));
+        self.drop_segments(&key.tenant, gone);
         Purged::Events(key, first_sequence)
+    }
+
+    fn drop_segments(&mut self, tenant: &Name, segments: Vec<(i64, Arc<Segment>)>) {
+        for (position, segment) in segments {
+            self.segments.remove(&position);
+            let last = position + segment.len() as i64 - 1;
+            let purged = self.purged.entry(tenant.clone()).or_default();
+            *purged = last.max(*purged);
+        }
+    }
+}
+
+fn remove_from<K: Eq + Hash, T: Ord>(index: &mut HashMap<K, BTreeSet<T>>, key: &K, value: &T) {
+    if let Some(values) = index.get_mut(key) {
+        values.remove(value);
+        if values.is_empty() {
+            index.remove(key);
+        }
     }
 }
