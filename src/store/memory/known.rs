@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::job::name::{ConcurrencyKey, JobKey, Name};
+use crate::job::name::{ConcurrencyKey, JobId, JobKey, Name};
 use crate::job::{NewJob, Payloads};
 use crate::store::memory::tables::{Tables, unique_place, with_id};
-use crate::store::plan::{BESIDE_BYTES_MAX, KeyRoom, Known, SET_ASIDE_MAX};
-use crate::store::{Claimed, Demand, Entry, Group};
+use crate::store::plan::{BESIDE_BYTES_MAX, BlockedHeads, KeyRoom, Known, SET_ASIDE_MAX};
+use crate::store::{BlockedLine, Claimed, Demand, Entry, Group};
 
 impl Tables {
     pub(super) fn read(&self, group: &Group) -> Known {
@@ -76,22 +76,43 @@ impl Tables {
         }
     }
 
-    /// For each job with a concurrency key that may make room, one that waits for it; and `spare` more,
-    /// because those may themselves be ended by this group.
+    /// For each job with a concurrency key that may make room, one of each type that waits for it; and
+    /// `spare` more, because those may themselves be ended by this group.
     fn know_blocked(&self, spare: usize, known: &mut Known) {
         let mut makes_room: HashMap<ConcurrencyKey, usize> = HashMap::new();
         for key in known.jobs.values().filter_map(|job| job.concurrency_key()) {
             *makes_room.entry(key).or_default() += 1;
         }
         for (key, jobs) in makes_room {
-            let Some(turns) = self.blocked.get(&key) else {
-                continue;
-            };
-            let heads = turns.iter().take(jobs + spare);
-            let rows = heads.filter_map(|(_, _, id)| self.jobs.get(&with_id(&key.tenant, *id)));
-            let heads = rows.map(|row| Arc::clone(&row.job)).collect();
-            known.blocked.insert(key, heads);
+            let heads = self.blocked_heads(&key, jobs + spare);
+            if !heads.is_empty() {
+                known.blocked.insert(key, heads);
+            }
         }
+    }
+
+    /// The first jobs of each type that wait for others with a key.
+    fn blocked_heads(&self, key: &ConcurrencyKey, most: usize) -> BlockedHeads {
+        let first = BlockedLine {
+            tenant: key.tenant.clone(),
+            key: key.key.clone(),
+            // No name comes before this one.
+            job_type: Name::of("-"),
+        };
+        let lines = self.blocked.get(&key.queue).into_iter();
+        let lines = lines.flat_map(|lines| lines.range(&first..));
+        let lines = lines.take_while(|(line, _)| line.tenant == key.tenant && line.key == key.key);
+        let job = |id: &JobId| {
+            let row = self.jobs.get(&with_id(&key.tenant, *id));
+            row.map(|row| Arc::clone(&row.job))
+        };
+        lines
+            .map(|(line, turns)| {
+                let heads = turns.iter().take(most);
+                let heads = heads.filter_map(|(_, _, id)| job(id)).collect();
+                (line.job_type.clone(), heads)
+            })
+            .collect()
     }
 
     /// The jobs at the head of a lane: as many as can be claimed, beside those in between that have to

@@ -13,13 +13,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use crate::job::name::{JobKey, Lane};
+use crate::job::name::{JobKey, Lane, Name};
 use crate::job::time::Timestamp;
 use crate::job::{Job, JobSnapshot, JobState};
 use crate::store::memory::tables::Tables;
 use crate::store::{
-    AttemptTimer, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, OpenError, Purge,
-    Purged, ReadError, Scan, ScanQuery, StoreError, TenantLog, TenantRange, Timer, View,
+    AttemptTimer, BlockedLine, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange,
+    OpenError, Purge, Purged, ReadError, Scan, ScanQuery, StoreError, TenantLog, TenantRange,
+    Timer, View,
 };
 
 /// What a [`MemoryStore`] is opened on, as an SQLite store is on a file: it outlives the store, and another
@@ -161,6 +162,15 @@ impl JobStore for MemoryStore {
 
     async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
         Ok(self.tables()?.depths())
+    }
+
+    async fn next_blocked(
+        &self,
+        queue: &Name,
+        after: Option<&BlockedLine>,
+        limit: usize,
+    ) -> Result<Option<(BlockedLine, Vec<JobKey>)>, ReadError> {
+        Ok(self.tables()?.next_blocked(queue, after, limit))
     }
 
     async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, StoreError> {

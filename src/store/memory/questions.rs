@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::job::name::{JobId, JobKey, Lane};
+use crate::job::name::{JobId, JobKey, Lane, Name};
 use crate::job::time::Timestamp;
 use crate::job::{Job, JobSnapshot, JobState, Payloads};
 use crate::store::memory::tables::{Tables, lease_end, turn, with_id};
 use crate::store::{
-    AHEAD_MAX, AttemptTimer, Due, JobFilter, ListQuery, LogPart, LogRange, PlacedSegment, Scan,
-    ScanQuery, Scanned, TenantLog, TenantRange, Timer, View,
+    AHEAD_MAX, AttemptTimer, BlockedLine, Due, JobFilter, ListQuery, LogPart, LogRange,
+    PlacedSegment, Scan, ScanQuery, Scanned, TenantLog, TenantRange, Timer, View,
 };
 
 /// No id is lower.
@@ -117,6 +117,20 @@ impl Tables {
         }
         log.through = log.through.max(self.head());
         log
+    }
+
+    pub(super) fn next_blocked(
+        &self,
+        queue: &Name,
+        after: Option<&BlockedLine>,
+        limit: usize,
+    ) -> Option<(BlockedLine, Vec<JobKey>)> {
+        let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut lines = self.blocked.get(queue)?.range((after, Bound::Unbounded));
+        let (line, turns) = lines.next()?;
+        let ids = turns.iter().take(limit).map(|(_, _, id)| *id);
+        let keys = ids.map(|id| with_id(&line.tenant, id)).collect();
+        Some((line.clone(), keys))
     }
 
     pub(super) fn head(&self) -> i64 {

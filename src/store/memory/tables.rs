@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::Arc;
 
-use crate::job::name::{BatchId, ConcurrencyKey, JobId, JobKey, Lane, Name};
+use crate::job::name::{BatchId, JobId, JobKey, Lane, Name};
 use crate::job::payload::Payload;
 use crate::job::segment::Segment;
 use crate::job::time::Timestamp;
 use crate::job::{Job, JobFields, JobSpec, JobState, Payloads};
 use crate::store::plan::{KeysRunning, Plan, Role, UniquePlace, plan};
-use crate::store::{Committed, Group, Purge, Purged, StoreError, Timer};
+use crate::store::{BlockedLine, Committed, Group, Purge, Purged, StoreError, Timer};
 
 /// All that is stored.
 pub(super) struct Tables {
@@ -27,8 +27,8 @@ pub(super) struct Tables {
     pub(super) batches: HashMap<(Name, BatchId), BTreeSet<JobId>>,
     /// What waits in each lane. No lane is empty.
     pub(super) ready: HashMap<Lane, BTreeSet<Turn>>,
-    /// What waits for others with a concurrency key. No key is empty.
-    pub(super) blocked: HashMap<ConcurrencyKey, BTreeSet<Turn>>,
+    /// What waits for others with a concurrency key, by queue. No line is empty.
+    pub(super) blocked: HashMap<Name, BTreeMap<BlockedLine, BTreeSet<Turn>>>,
     /// What waits for its time.
     pub(super) scheduled: BTreeSet<(Timestamp, JobKey)>,
     /// What expires unless it begins or ends.
@@ -193,8 +193,9 @@ impl Tables {
         if job.state == JobState::Queued {
             self.ready.entry(job.lane()).or_default().insert(turn(job));
         }
-        if let Some(key) = blocked_by(job) {
-            self.blocked.entry(key).or_default().insert(turn(job));
+        if let Some(line) = blocked_in(job) {
+            let lines = self.blocked.entry(job.spec.queue.clone()).or_default();
+            lines.entry(line).or_default().insert(turn(job));
         }
         for (timer, at) in times_of(job) {
             self.timer(timer).insert((at, job.key.clone()));
@@ -209,8 +210,14 @@ impl Tables {
             let lane = job.lane();
             remove_from(&mut self.ready, &lane, &turn(job));
         }
-        if let Some(key) = blocked_by(job) {
-            remove_from(&mut self.blocked, &key, &turn(job));
+        if let Some(line) = blocked_in(job)
+            && let Some(lines) = self.blocked.get_mut(&job.spec.queue)
+            && let Some(turns) = lines.get_mut(&line)
+        {
+            turns.remove(&turn(job));
+            if turns.is_empty() {
+                lines.remove(&line);
+            }
         }
         for (timer, at) in times_of(job) {
             self.timer(timer).remove(&(at, job.key.clone()));
@@ -229,9 +236,15 @@ impl Tables {
     }
 }
 
-fn blocked_by(job: &Job) -> Option<ConcurrencyKey> {
-    let blocked = job.state == JobState::Blocked;
-    blocked.then(|| job.concurrency_key()).flatten()
+fn blocked_in(job: &Job) -> Option<BlockedLine> {
+    if job.state != JobState::Blocked {
+        return None;
+    }
+    Some(BlockedLine {
+        tenant: job.key.tenant.clone(),
+        key: job.spec.concurrency_key.clone()?,
+        job_type: job.spec.job_type.clone(),
+    })
 }
 
 /// The times that a job waits for.

@@ -3,12 +3,12 @@
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use pacenote::job::name::{JobKey, Lane};
+use pacenote::job::name::{JobKey, Lane, Name};
 use pacenote::job::time::Timestamp;
 use pacenote::job::{Job, JobSnapshot, JobState};
 use pacenote::store::{
-    AttemptTimer, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, Purge, Purged,
-    ReadError, StoreError, Timer, View,
+    AttemptTimer, BlockedLine, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange,
+    Purge, Purged, ReadError, Scan, ScanQuery, StoreError, TenantLog, TenantRange, Timer, View,
 };
 use tokio::sync::oneshot;
 
@@ -93,6 +93,27 @@ impl JobStore for Mortal {
 
     async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
         self.store.depths().await
+    }
+
+    async fn log_after(&self, range: &TenantRange) -> Result<TenantLog, ReadError> {
+        self.store.log_after(range).await
+    }
+
+    async fn head(&self) -> Result<i64, ReadError> {
+        self.store.head().await
+    }
+
+    async fn scan(&self, query: &ScanQuery) -> Result<Scan, ReadError> {
+        self.store.scan(query).await
+    }
+
+    async fn next_blocked(
+        &self,
+        queue: &Name,
+        after: Option<&BlockedLine>,
+        limit: usize,
+    ) -> Result<Option<(BlockedLine, Vec<JobKey>)>, ReadError> {
+        self.store.next_blocked(queue, after, limit).await
     }
 
     async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, StoreError> {
