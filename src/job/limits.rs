@@ -93,3 +93,19 @@ pub const HEARTBEAT_MAX: Duration = Duration::from_secs(300);
 pub const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(15);
 /// How long a drain may take where nobody says.
 pub const DRAIN_DEFAULT: Duration = Duration::from_secs(30);
+/// Most jobs of one queue running at once. Chosen: ten processes of the largest pool.
+pub const QUEUE_CONCURRENCY_MAX: u32 = 100_000;
+/// Most jobs of one queue started in one period. Chosen: far beyond what one store commits in a second.
+pub const RATE_STARTS_MAX: u32 = 1_000_000;
+/// Shortest period of a rate limit: the writer's timer is no finer.
+pub const RATE_PERIOD_MIN: Duration = Duration::from_millis(1);
+/// Longest period of a rate limit. Chosen: quotas of other services are by the day at most.
+pub const RATE_PERIOD_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Most jobs with one concurrency key running at once.
+pub const KEY_CONCURRENCY_MAX: u32 = 10_000;
+/// Jobs with one concurrency key running at once where nobody says: one after the other.
+pub const KEY_CONCURRENCY_DEFAULT: u32 = 1;
+/// A tenant's share where nobody says.
+pub const WEIGHT_DEFAULT: u32 = 1;
+/// A tenant's largest share: so many jobs of it are started in one round.
+pub const WEIGHT_MAX: u32 = 100;

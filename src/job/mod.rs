@@ -12,6 +12,7 @@ pub mod name;
 pub mod payload;
 pub mod policy;
 pub mod progress;
+pub mod queue;
 pub mod segment;
 pub mod time;
 
