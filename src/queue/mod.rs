@@ -11,6 +11,7 @@ mod page;
 mod places;
 mod progress;
 mod read;
+mod schedule;
 mod submission;
 mod watch;
 mod writer;
@@ -32,12 +33,13 @@ pub use writer::{Begin, Handed};
 
 use crate::error::{Error, Precondition};
 use crate::events::Hub;
-use crate::job::limits::STRING_BYTES_MAX;
+use crate::job::limits::{LOG_BYTES_DEFAULT, STRING_BYTES_MAX, WATCHERS_DEFAULT};
 use crate::job::name::{JobId, JobKey, Name};
+use crate::job::queue::GivenLimits;
 use crate::job::time::{Clock, Timestamp};
 use crate::job::{Change, Job, Refusal};
 use crate::queue::attempts::Attempts;
-use crate::queue::places::Waiting;
+use crate::queue::schedule::Schedule;
 use crate::queue::writer::{Answer, Pool, Request, Writer};
 use crate::store::{Entry, JobStore, Reply, StoreError};
 
@@ -54,6 +56,23 @@ pub struct QueueSettings {
     pub log_bytes_max: u64,
     /// Open watches of one tenant.
     pub watchers_max: usize,
+    /// What bounds queues, by name, unless it was set at run time.
+    pub queues: BTreeMap<Name, GivenLimits>,
+    /// How many jobs of each tenant are started in a round. 1 to 100; 1 where none is given.
+    pub weights: BTreeMap<Name, u32>,
+}
+
+impl Default for QueueSettings {
+    /// No types, and every bound as it is where nobody says.
+    fn default() -> Self {
+        Self {
+            types: BTreeMap::new(),
+            log_bytes_max: LOG_BYTES_DEFAULT,
+            watchers_max: WATCHERS_DEFAULT,
+            queues: BTreeMap::new(),
+            weights: BTreeMap::new(),
+        }
+    }
 }
 
 /// The one door to jobs. Cheap to clone.
@@ -119,8 +138,11 @@ impl JobQueue {
         clock: Arc<dyn Clock>,
         settings: QueueSettings,
     ) -> Result<Self, Error> {
-        let mut waiting = Waiting::default();
-        waiting.moved(&store.depths().await?);
+        let mut schedule = Schedule::new(settings.weights.clone());
+        for (name, given) in &settings.queues {
+            schedule.set_queue(name, &given.limits(), false, clock.steady());
+        }
+        schedule.moved(&store.depths().await?);
         let shared = Arc::new(Shared {
             store,
             clock,
@@ -136,7 +158,7 @@ impl JobQueue {
             written: CancellationToken::new(),
         });
         let (requests, receiver) = mpsc::channel(REQUESTS_WAITING_MAX);
-        Writer::new(Arc::clone(&shared), receiver, waiting)
+        Writer::new(Arc::clone(&shared), receiver, schedule)
             .start()
             .map_err(|error| Error::internal(&format!("no thread for the writer: {error}")))?;
         let queue = Self { shared, requests };

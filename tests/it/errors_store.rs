@@ -161,6 +161,7 @@ impl FaultyServer {
             types: [(Name::of("any"), any)].into(),
             log_bytes_max: LOG_BYTES_DEFAULT,
             watchers_max: WATCHERS_DEFAULT,
+            ..QueueSettings::default()
         };
         let clock = Arc::new(SystemClock::new());
         let queue = JobQueue::open(Arc::new(store.clone()), clock, settings).await;

@@ -31,6 +31,7 @@ async fn open(store: &Faulty) -> JobQueue {
         types: [(Name::of(TYPE), puppet)].into(),
         log_bytes_max: LOG_BYTES_DEFAULT,
         watchers_max: WATCHERS_DEFAULT,
+        ..QueueSettings::default()
     };
     let clock = Arc::new(SystemClock::new());
     let queue = JobQueue::open(Arc::new(store.clone()), clock, settings).await;

@@ -146,6 +146,7 @@ async fn open(dir: &Path) -> (JobQueue, Arc<AtomicUsize>) {
         types: [(Name::of("work"), known)].into(),
         log_bytes_max: 64 * 1024 * 1024,
         watchers_max: 10,
+        ..QueueSettings::default()
     };
     let queue = JobQueue::open(Arc::new(store), Arc::new(SystemClock::new()), settings);
     (queue.await.expect("a queue"), log_reads)
