@@ -6,6 +6,7 @@
 
 mod attempts;
 mod duties;
+mod estimate;
 mod lease;
 mod page;
 mod places;
@@ -24,6 +25,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use attempts::{StopCause, StopSignal};
+pub use estimate::Place;
 pub use lease::Lease;
 pub use places::Places;
 pub use read::{EventPage, EventQuery, JobPage, Waited, check_page_size, check_sequence};

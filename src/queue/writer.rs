@@ -352,10 +352,11 @@ impl Writer {
         if more {
             self.look_again_at = Some(Timestamp::default());
         }
+        let now = self.shared.clock.steady();
         for published in &committed.published {
             let job = &published.job;
             self.gate.committed(job);
-            self.shared.attempts.committed(job);
+            self.shared.attempts.committed(job, now);
             if job.state == JobState::Scheduled {
                 self.shared.due_changed.notify_one();
             }
@@ -371,8 +372,9 @@ impl Writer {
 
     fn hand_out(&self, claimed: Vec<Claimed>, pool: Option<&Pool>) {
         let Some(pool) = pool else { return };
+        let now = self.shared.clock.steady();
         for claimed in claimed {
-            let stop = self.shared.attempts.begin(&claimed.job);
+            let stop = self.shared.attempts.begin(&claimed.job, now);
             (pool.begin)(Handed { claimed, stop });
         }
     }

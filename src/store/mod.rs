@@ -41,6 +41,13 @@ pub trait JobStore: Send + Sync + 'static {
     /// [`ReadError`].
     async fn job(&self, key: &JobKey, view: View) -> Result<Option<JobSnapshot>, ReadError>;
 
+    /// How many jobs of its lane would be claimed before a QUEUED job; `None` where that is more than
+    /// [`AHEAD_MAX`].
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    async fn ahead_of(&self, job: &Job) -> Result<Option<u64>, ReadError>;
+
     /// A page of jobs, newest first, without payloads. May look at every job of the tenant, and is then
     /// the one that ends with [`ReadError::TooLong`].
     ///
@@ -102,6 +109,9 @@ pub trait JobStore: Send + Sync + 'static {
     /// Ends every connection. Nothing may be called afterwards.
     async fn close(&self);
 }
+
+/// Jobs that [`JobStore::ahead_of`] counts to. Chosen: counted in about a millisecond.
+pub const AHEAD_MAX: u64 = 10_000;
 
 /// How much of a job to read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

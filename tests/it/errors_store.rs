@@ -98,6 +98,10 @@ impl JobStore for Faulty {
         self.store.job(key, view).await
     }
 
+    async fn ahead_of(&self, job: &Job) -> Result<Option<u64>, ReadError> {
+        self.store.ahead_of(job).await
+    }
+
     async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Job>>, ReadError> {
         let fails = self.next_list.lock().expect("not poisoned").take();
         match fails {

@@ -175,6 +175,10 @@ impl JobStore for SqliteStore {
         read::job(&self.readers, key, view).await
     }
 
+    async fn ahead_of(&self, job: &Job) -> Result<Option<u64>, ReadError> {
+        read::ahead_of(&self.readers, job).await
+    }
+
     async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Job>>, ReadError> {
         read::list(&self.readers, query).await
     }

@@ -54,7 +54,7 @@ type Case = (
 
 const SCANS: [&str; 3] = ["SCAN j", "SCAN segments", "SCAN payloads"];
 
-const CASES: [Case; 19] = [
+const CASES: [Case; 20] = [
     (
         read::JOB,
         &["SEARCH j USING PRIMARY KEY (tenant=? AND id=?)"],
@@ -127,6 +127,14 @@ const CASES: [Case; 19] = [
     (
         read::JOB_OF_PLACE,
         &["SEARCH j USING INDEX jobs_unique (tenant=? AND job_type=? AND unique_key=?)"],
+        &["TEMP B-TREE"],
+    ),
+    (
+        read::AHEAD,
+        &[
+            "SEARCH jobs USING COVERING INDEX jobs_ready (queue=? AND job_type=? AND tenant=? AND priority>?)",
+            "SEARCH jobs USING COVERING INDEX jobs_ready (queue=? AND job_type=? AND tenant=? AND priority=? AND (run_at_us,id)<(?,?))",
+        ],
         &["TEMP B-TREE"],
     ),
     (

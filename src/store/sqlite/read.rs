@@ -8,7 +8,7 @@ use crate::job::{Job, JobSnapshot, JobState, Payloads};
 use crate::store::sqlite::readers::Readers;
 use crate::store::sqlite::rows::{self, JOB_COLUMNS, job_columns};
 use crate::store::{
-    AttemptTimer, Due, ListQuery, LogPart, LogRange, ReadError, StoreError, Timer, View,
+    AHEAD_MAX, AttemptTimer, Due, ListQuery, LogPart, LogRange, ReadError, StoreError, Timer, View,
 };
 
 pub(super) const JOB: &str = concat!(
@@ -129,6 +129,19 @@ pub(super) const SILENT: &str = "
 select tenant, id, attempt from jobs
 where state in ('running', 'cancelling') and stall_at_us <= $1 limit $2 + 0";
 
+/// How many stand before the job with priority `$4`, due time `$5` and id `$6` in the order of its lane's
+/// claims: those of higher priority, and those of the same that came before it; to `$7` of each at most.
+pub(super) const AHEAD: &str = "
+select (select count(*) from (
+        select 1 from jobs
+        where queue = $1 and job_type = $2 and tenant = $3 and state = 'queued' and priority > $4
+        limit $7 + 0))
+    + (select count(*) from (
+        select 1 from jobs
+        where queue = $1 and job_type = $2 and tenant = $3 and state = 'queued' and priority = $4
+            and (run_at_us, id) < ($5, $6)
+        limit $7 + 0))";
+
 const DEPTHS: &str = "select queue, job_type, tenant, state, jobs from depths";
 
 pub(super) async fn job(
@@ -155,6 +168,22 @@ pub(super) async fn job(
         View::Full => rows::snapshot(row)?,
     };
     Ok(Some(snapshot))
+}
+
+pub(super) async fn ahead_of(readers: &Readers, job: &Job) -> Result<Option<u64>, ReadError> {
+    let lane = job.lane();
+    let select = sqlx::query(AHEAD)
+        .bind(lane.queue.as_str().to_owned())
+        .bind(lane.job_type.as_str().to_owned())
+        .bind(lane.tenant.as_str().to_owned())
+        .bind(job.spec.priority)
+        .bind(job.run_at.as_micros())
+        .bind(job.key.id.as_uuid().as_bytes().as_slice())
+        .bind(AHEAD_MAX as i64 + 1);
+    let rows = readers.all(select).await?;
+    let ahead = rows.first().map_or(Ok(0), |row| rows::number(row, 0))?;
+    let ahead = u64::try_from(ahead).unwrap_or(0);
+    Ok((ahead <= AHEAD_MAX).then_some(ahead))
 }
 
 pub(super) async fn list(readers: &Readers, query: &ListQuery) -> Result<Vec<Arc<Job>>, ReadError> {
