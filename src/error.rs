@@ -41,6 +41,12 @@ pub enum Error {
         /// The job that the key made.
         id: JobId,
     },
+    /// Another job has the unique place: wait for its end, or ask for something else.
+    #[error("job {id} has the unique place")]
+    UniqueTaken {
+        /// The job that has it.
+        id: JobId,
+    },
     /// The job is not in a state for this: look at it first.
     #[error("{0}")]
     Precondition(Precondition),
@@ -88,6 +94,9 @@ pub enum Precondition {
     /// Nobody asked the job to stop.
     #[error("nobody asked the job to stop")]
     NotCancelling,
+    /// The job can not, or not again, be retried.
+    #[error("only a job that failed, was cancelled or has expired can be retried, and only once")]
+    NotRetryable,
     /// The cursor is ahead of the log.
     #[error("after_sequence is {after_sequence}; the job's last sequence is {last_sequence}")]
     SequenceAhead {
@@ -110,6 +119,9 @@ pub enum Limit {
          ask for less, or come back later"
     )]
     ReadTime,
+    /// Jobs of a tenant that wait.
+    #[error("as many jobs wait as may")]
+    Waiting,
     /// Open watches of a tenant.
     #[error("{open} watches are open; at most {max} are accepted")]
     Watchers {
@@ -178,6 +190,14 @@ impl Error {
     pub fn outcome_unknown() -> Self {
         Self::Unavailable {
             reason: Unavailable::OutcomeUnknown,
+            retry_after: Duration::from_secs(1),
+        }
+    }
+
+    /// As many jobs of the tenant wait as may.
+    pub fn waiting_full() -> Self {
+        Self::Exhausted {
+            limit: Limit::Waiting,
             retry_after: Duration::from_secs(1),
         }
     }

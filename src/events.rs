@@ -204,15 +204,11 @@ impl Drop for Listener {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-    use std::time::Duration;
-
     use uuid::Uuid;
 
     use super::*;
     use crate::job::event::EventTag;
     use crate::job::name::JobId;
-    use crate::job::policy::{RetryPolicy, Timeouts};
     use crate::job::segment::SegmentBuilder;
     use crate::job::time::Timestamp;
     use crate::job::{JobSpec, NewJob};
@@ -280,22 +276,7 @@ mod tests {
     }
 
     fn events(sequence: i64, bytes: usize) -> News {
-        let new = NewJob {
-            key: key("a"),
-            spec: Arc::new(JobSpec {
-                job_type: Name::of("work"),
-                queue: Name::of("default"),
-                priority: 0,
-                labels: BTreeMap::new(),
-                idempotency_key: None,
-                fingerprint: String::new(),
-                retry_policy: RetryPolicy::default(),
-                timeouts: Timeouts::default(),
-                log_bytes_max: 1,
-                progress_interval: Duration::ZERO,
-            }),
-            input: None,
-        };
+        let new = NewJob::new(key("a"), JobSpec::of(Name::of("work")), None);
         let (job, _) = Job::submit(&new, Timestamp::default());
         let mut builder = SegmentBuilder::default();
         builder.push(sequence, EventTag::Output, &vec![0; bytes]);

@@ -17,11 +17,18 @@ create table jobs (
     attempts_charged integer not null,
     attempts_lost integer not null,
     lease_expires_at_us integer,
+    stall_at_us integer,
+    stalled_since_us integer,
+    deadline_at_us integer,
     first_sequence integer not null,
     last_sequence integer not null,
     created_at_us integer not null,
     updated_at_us integer not null,
     ended_at_us integer,
+    purge_at_us integer,
+    batch_id blob,
+    concurrency_key text,
+    unique_key blob,
     -- A blob: keys are any bytes, and JSON functions cut text at U+0000.
     idempotency_key blob,
     version integer not null,
@@ -32,14 +39,29 @@ create table jobs (
 ) strict, without rowid;
 
 -- Serves claims: begins with what can be blocked as a whole, so that no backlog costs another's claim.
-create index jobs_ready on jobs (queue, job_type, tenant, priority desc, run_at_us, id)
+-- The key says whether a job could be claimed, without a look at its row.
+create index jobs_ready on jobs
+    (queue, job_type, tenant, priority desc, run_at_us, id, concurrency_key)
     where state = 'queued';
+-- Serves whoever makes room for the next job with a concurrency key.
+create index jobs_blocked on jobs
+    (tenant, queue, concurrency_key, priority desc, run_at_us, id)
+    where state = 'blocked';
 -- Serves the timer of jobs that are not due yet.
 create index jobs_scheduled on jobs (run_at_us) where state = 'scheduled';
--- Serves the search for leases that ended.
+-- Serves the timer of jobs that expire while they wait.
+create index jobs_deadline on jobs (deadline_at_us) where deadline_at_us is not null;
+-- Serves retention.
+create index jobs_purge on jobs (purge_at_us) where purge_at_us is not null;
+-- Serves the search for leases that ended, and for attempts that are silent.
 create index jobs_leased on jobs (lease_expires_at_us) where state in ('running', 'cancelling');
 -- Serves idempotent submits, and holds their promise: one job a key.
 create unique index jobs_key on jobs (tenant, idempotency_key) where idempotency_key is not null;
+
+-- Serves unique submits: the newest job of a place is the last one.
+create index jobs_unique on jobs (tenant, job_type, unique_key, id) where unique_key is not null;
+-- Serves looking at a batch.
+create index jobs_batch on jobs (tenant, batch_id, id) where batch_id is not null;
 
 -- Input, result and checkpoint, beside the narrow row, so that claiming and finishing dirty few pages.
 create table payloads (

@@ -52,6 +52,9 @@ pub struct ServeArgs {
     /// Open watches of one tenant [env: PACENOTE_WATCHERS_MAX] [default: 10000]
     #[arg(long, value_name = "N")]
     pub watchers_max: Option<String>,
+    /// Jobs of one tenant that may wait [env: PACENOTE_WAITING_MAX] [default: 100000]
+    #[arg(long, value_name = "N")]
+    pub waiting_max: Option<String>,
     /// How long a drain may take [env: PACENOTE_DRAIN_TIMEOUT] [default: 30s]
     #[arg(long, value_name = "DURATION")]
     pub drain_timeout: Option<String>,
@@ -76,6 +79,7 @@ impl ServeArgs {
             (key::CHECKSUM_ROOT, self.checksum_root),
             (key::LOG_BYTES_MAX, self.log_bytes_max),
             (key::WATCHERS_MAX, self.watchers_max),
+            (key::WAITING_MAX, self.waiting_max),
             (key::DRAIN_TIMEOUT, self.drain_timeout),
             (key::LOG, self.log),
             (key::LOG_FORMAT, self.log_format),

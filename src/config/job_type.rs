@@ -110,7 +110,7 @@ fn retry_policy(section: &mut Section<'_>) -> RetryPolicy {
         max_backoff: longest
             .as_ref()
             .map_or(default.max_backoff, |(wait, _)| *wait),
-        backoff_multiplier: default.backoff_multiplier,
+        ..default
     };
     if policy.initial_backoff > policy.max_backoff {
         let (first, most) = (
@@ -139,6 +139,7 @@ fn timeouts(section: &mut Section<'_>) -> Timeouts {
     Timeouts {
         run_timeout: run_timeout.map(|(limit, _)| limit),
         cancel_grace: duration(section, "cancel_grace").unwrap_or(default.cancel_grace),
+        ..default
     }
 }
 

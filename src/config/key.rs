@@ -67,6 +67,12 @@ pub const LOG_BYTES_MAX: Key = key(
 );
 /// Bound of open watches.
 pub const WATCHERS_MAX: Key = key("watchers_max", Form::Count, "open watches of one tenant");
+/// Bound of jobs that wait.
+pub const WAITING_MAX: Key = key(
+    "waiting_max",
+    Form::Count,
+    "jobs of one tenant that may wait",
+);
 /// Bound of a drain.
 pub const DRAIN_TIMEOUT: Key = key("drain_timeout", Form::Duration, "how long a drain may take");
 /// The server's own log: which records.
@@ -79,7 +85,7 @@ pub const LOG_FORMAT: Key = key(
 );
 
 /// All of them, in the order in which they are listed and printed.
-pub const KEYS: [Key; 10] = [
+pub const KEYS: [Key; 11] = [
     LISTEN,
     INSECURE,
     STORE,
@@ -87,6 +93,7 @@ pub const KEYS: [Key; 10] = [
     CHECKSUM_ROOT,
     LOG_BYTES_MAX,
     WATCHERS_MAX,
+    WAITING_MAX,
     DRAIN_TIMEOUT,
     LOG,
     LOG_FORMAT,

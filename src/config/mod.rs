@@ -42,6 +42,8 @@ pub struct Config {
     pub log_bytes_max: u64,
     /// Open watches of one tenant. Default 10,000.
     pub watchers_max: usize,
+    /// Jobs of one tenant that may wait. Default 100,000.
+    pub waiting_max: usize,
     /// How long a drain may take. Default 30 s.
     pub drain_timeout: Duration,
     /// The configured job types, by name.
@@ -61,6 +63,7 @@ impl Default for Config {
             checksum_root: PathBuf::from("."),
             log_bytes_max: limits::LOG_BYTES_DEFAULT,
             watchers_max: limits::WATCHERS_DEFAULT,
+            waiting_max: limits::WAITING_DEFAULT,
             drain_timeout: limits::DRAIN_DEFAULT,
             job_types: BTreeMap::new(),
             queues: BTreeMap::new(),

@@ -98,6 +98,7 @@ fn server_value(settings: &Settings, key: &str) -> String {
         "checksum_root" => path(&config.checksum_root),
         "log_bytes_max" => quoted(&size_text(config.log_bytes_max)),
         "watchers_max" => config.watchers_max.to_string(),
+        "waiting_max" => config.waiting_max.to_string(),
         "drain_timeout" => quoted(&duration_text(config.drain_timeout)),
         "log" => quoted(&settings.log),
         "log_format" => word(settings.log_format, &LOG_FORMATS),

@@ -189,6 +189,9 @@ impl Layers<'_> {
                     value::count(text, value::WATCHERS)
                 })
                 .unwrap_or(default.watchers_max),
+            waiting_max: self
+                .pick(&key::WAITING_MAX, |text| value::count(text, value::WAITING))
+                .unwrap_or(default.waiting_max),
             drain_timeout: self
                 .pick(&key::DRAIN_TIMEOUT, value::duration)
                 .unwrap_or(default.drain_timeout),

@@ -34,7 +34,7 @@ fn shown(settings: &Settings, key: &Key) -> String {
 
 /// For each key a value for the file, the environment and the flag, no two alike, as they are shown.
 /// `{}` stands for the folder of the file.
-const VALUES: [(&str, [&str; 3]); 10] = [
+const VALUES: [(&str, [&str; 3]); 11] = [
     ("listen", ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]),
     ("insecure", ["true", "false", "true"]),
     (
@@ -45,6 +45,7 @@ const VALUES: [(&str, [&str; 3]); 10] = [
     ("checksum_root", ["{}/1", "{}/2", "{}/3"]),
     ("log_bytes_max", ["1 MiB", "2 MiB", "3 MiB"]),
     ("watchers_max", ["1", "2", "3"]),
+    ("waiting_max", ["1", "2", "3"]),
     ("drain_timeout", ["1s", "2s", "3s"]),
     ("log", ["warn", "debug", "trace"]),
     ("log_format", ["text", "json", "text"]),
@@ -68,7 +69,10 @@ fn a_flag_beats_a_variable_beats_the_file_beats_the_default_for_every_key() {
         let default = shown(&Settings::default(), key);
         expect(&given, &default, Origin::Default);
 
-        let is_bare = matches!(key.name, "insecure" | "workers" | "watchers_max");
+        let is_bare = matches!(
+            key.name,
+            "insecure" | "workers" | "watchers_max" | "waiting_max"
+        );
         let quote = if is_bare { "" } else { "\"" };
         let path = folder.path().join("pacenote.toml");
         std::fs::write(&path, format!("\n{} = {quote}{in_file}{quote}\n", key.name))

@@ -17,6 +17,8 @@ use crate::job::limits::{DURATION_MAX, LINE_BYTES_MAX};
 pub const WORKERS: RangeInclusive<u64> = 1..=10_000;
 /// Open watches of one tenant. Chosen: a million idle streams are 3 to 8 GiB.
 pub const WATCHERS: RangeInclusive<u64> = 1..=1_000_000;
+/// Jobs of one tenant that may wait. Chosen: a hundred million rows fill a large disk.
+pub const WAITING: RangeInclusive<u64> = 1..=100_000_000;
 /// Output and log lines kept of one job. Bytes. At least one longest line; at most 16 GiB, chosen: what
 /// is larger belongs into a file.
 pub const LOG_BYTES: RangeInclusive<u64> = LINE_BYTES_MAX as u64..=16 << 30;

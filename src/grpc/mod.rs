@@ -62,6 +62,18 @@ struct Jobs {
     queue: JobQueue,
 }
 
+impl Jobs {
+    /// The message of a job, with where it stands if it waits.
+    async fn placed(&self, snapshot: JobSnapshot) -> Result<pb::Job, Status> {
+        let place = self.queue.place_of(&snapshot.job).await.map_err(status)?;
+        let mut job = wire::to_job(snapshot);
+        if let Some(place) = place {
+            wire::put_place(&mut job, place.position, place.estimated_start_at);
+        }
+        Ok(job)
+    }
+}
+
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -133,7 +145,7 @@ impl JobService for Jobs {
         let key = checked(key, violations)?;
         let snapshot = self.queue.get(&key, view).await.map_err(status)?;
         Ok(Response::new(pb::GetResponse {
-            job: Some(wire::to_job(snapshot)),
+            job: Some(self.placed(snapshot).await?),
         }))
     }
 
@@ -170,7 +182,7 @@ impl JobService for Jobs {
         let waited = self.queue.wait(&key, timeout, request.after_sequence, view);
         let waited = waited.await.map_err(status)?;
         Ok(Response::new(pb::WaitResponse {
-            job: Some(wire::to_job(waited.snapshot)),
+            job: Some(self.placed(waited.snapshot).await?),
             timed_out: waited.timed_out,
         }))
     }

@@ -52,6 +52,10 @@ pub(super) fn status(error: Error) -> Status {
             metadata.insert("job_id".to_owned(), id.to_string());
             (Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED")
         }
+        Error::UniqueTaken { id } => {
+            metadata.insert("job_id".to_owned(), id.to_string());
+            (Code::AlreadyExists, "UNIQUE_CONFLICT")
+        }
         Error::Precondition(precondition) => {
             if let Precondition::SequenceAhead { last_sequence, .. } = precondition {
                 metadata.insert("last_sequence".to_owned(), last_sequence.to_string());
@@ -60,7 +64,7 @@ pub(super) fn status(error: Error) -> Status {
         }
         Error::Exhausted { limit, retry_after } => {
             details.set_retry_info(Some(retry_after));
-            if let Limit::Watchers { .. } = limit {
+            if let Limit::Watchers { .. } | Limit::Waiting = limit {
                 details.add_quota_failure_violation("tenant", limit.to_string());
             }
             (Code::ResourceExhausted, limit_reason(&limit))
@@ -85,6 +89,7 @@ fn precondition_reason(precondition: &Precondition) -> &'static str {
     match precondition {
         Precondition::StaleLease => "STALE_LEASE",
         Precondition::NotCancelling => "NOT_CANCELLING",
+        Precondition::NotRetryable => "NOT_RETRYABLE",
         Precondition::SequenceAhead { .. } => "SEQUENCE_AHEAD",
     }
 }
@@ -93,6 +98,7 @@ fn limit_reason(limit: &Limit) -> &'static str {
     match limit {
         Limit::DiskFull => "DISK_FULL",
         Limit::ReadTime => "READ_TOO_LONG",
+        Limit::Waiting => "WAITING_LIMIT",
         Limit::Watchers { .. } => "WATCHER_LIMIT",
     }
 }

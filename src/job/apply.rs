@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use crate::job::event::{ErrorCode, Event, EventKind, JobError, LogLevel, LogLine};
-use crate::job::limits::{ATTEMPTS_LOST_MAX, LIST_MAX};
+use crate::job::limits::{ATTEMPTS_LOST_MAX, DURATION_MAX, IDEMPOTENCY_KEY_KEPT, LIST_MAX};
 use crate::job::time::Timestamp;
-use crate::job::{Applied, Change, Job, JobState, Outcome, Refusal, Report};
+use crate::job::{Applied, CancelCause, Change, Job, JobState, Outcome, Refusal, Report};
 
 impl Job {
     /// Makes a change, or refuses it and leaves everything as it was. A cancel that comes twice or too
@@ -18,15 +18,24 @@ impl Job {
         match change {
             Change::Claim {
                 worker_id,
+                heard_at,
                 lease_until,
-            } => self.claim(&mut applied, worker_id, lease_until, now)?,
+            } => {
+                self.claim(&mut applied, worker_id, now)?;
+                self.0.lease_expires_at = Some(lease_until);
+                self.hear(heard_at);
+            }
             Change::Report {
                 attempt,
                 reports,
+                heard_at,
                 lease_until,
             } => {
                 self.check_lease(attempt)?;
                 self.0.lease_expires_at = Some(lease_until);
+                if !reports.is_empty() {
+                    self.hear(heard_at);
+                }
                 for report in reports {
                     self.report(&mut applied, report, now);
                 }
@@ -43,20 +52,52 @@ impl Job {
                 self.check_lease(attempt)?;
                 self.lose(&mut applied, now);
             }
+            Change::Stall {
+                attempt,
+                steady_now,
+            } => {
+                self.check_lease(attempt)?;
+                self.stall(&mut applied, steady_now, now)?;
+            }
             Change::Cancel {
+                cause,
                 reason,
                 requested_by,
             } => {
                 if !self.can_be_cancelled() {
                     return Ok(applied);
                 }
-                self.cancel(&mut applied, reason, requested_by, now);
+                self.cancel(&mut applied, cause, reason, requested_by, now);
             }
             Change::BecomeDue => {
                 if self.state != JobState::Scheduled || self.run_at > now {
                     return Err(Refusal::NotDue);
                 }
                 self.move_to(&mut applied, JobState::Queued, "", now);
+            }
+            Change::Expire => {
+                if !self.state.is_waiting() || self.deadline_at.is_none_or(|at| at > now) {
+                    return Err(Refusal::NotDue);
+                }
+                self.expire(&mut applied, now);
+            }
+            Change::Hold => {
+                if self.state != JobState::Queued {
+                    return Err(Refusal::NotQueued);
+                }
+                self.move_to(&mut applied, JobState::Blocked, "CONCURRENCY_KEY", now);
+            }
+            Change::Unblock => {
+                if self.state != JobState::Blocked {
+                    return Err(Refusal::NotBlocked);
+                }
+                self.move_to(&mut applied, JobState::Queued, "", now);
+            }
+            Change::Retried { by } => {
+                if !self.can_be_retried() {
+                    return Err(Refusal::NotRetryable);
+                }
+                self.0.detail.retried_by = Some(by);
             }
         }
         self.0.version += 1;
@@ -80,14 +121,14 @@ impl Job {
         &mut self,
         applied: &mut Applied,
         worker_id: String,
-        lease_until: Timestamp,
         now: Timestamp,
     ) -> Result<(), Refusal> {
         if self.state != JobState::Queued {
             return Err(Refusal::NotQueued);
         }
         self.0.attempt += 1;
-        self.0.lease_expires_at = Some(lease_until);
+        // Whoever runs it sees to its deadline.
+        self.0.deadline_at = None;
         let detail = &mut self.0.detail;
         detail.started_at.get_or_insert(now);
         detail.worker_id = worker_id;
@@ -96,6 +137,30 @@ impl Job {
         detail.progress_origin = None;
         detail.streams.clear();
         self.move_to(applied, JobState::Running, "", now);
+        Ok(())
+    }
+
+    /// The attempt has told something, or has just begun.
+    fn hear(&mut self, heard_at: Timestamp) {
+        self.0.stall_at = Some(heard_at.after(self.spec.timeouts.stall_time));
+        self.0.stalled_since = None;
+    }
+
+    fn stall(
+        &mut self,
+        applied: &mut Applied,
+        steady_now: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let stall_at = self.stall_at.filter(|at| *at <= steady_now);
+        let Some(stall_at) = stall_at else {
+            return Err(Refusal::NotDue);
+        };
+        let silent = steady_now.since(stall_at) + self.spec.timeouts.stall_time;
+        let silent_since = now.before(silent);
+        self.0.stall_at = None;
+        self.0.stalled_since = Some(silent_since);
+        self.record(applied, now, EventKind::Stalled { silent_since });
         Ok(())
     }
 
@@ -185,10 +250,10 @@ impl Job {
             return Err(Refusal::NotCancelling);
         }
         self.0.attempts_lost = 0;
-        let handed_back = outcome == Outcome::HandedBack;
+        let uncharged = matches!(outcome, Outcome::HandedBack | Outcome::Snoozed(_));
         if asked_to_stop {
             // Whatever the attempt has to say comes after the cancel, which was acknowledged.
-            self.0.attempts_charged += u32::from(!handed_back);
+            self.0.attempts_charged += u32::from(!uncharged);
             self.end(applied, JobState::Cancelled, "CANCEL_REQUESTED", now);
             return Ok(());
         }
@@ -201,8 +266,11 @@ impl Job {
             Outcome::Failed(error) => {
                 self.0.attempts_charged += 1;
                 let policy = &self.spec.retry_policy;
-                if error.retryable && self.attempts_charged < policy.max_attempts {
-                    let wait = policy.backoff(self.attempts_charged, chance);
+                let final_reason = policy.non_retryable_reasons.contains(&error.reason);
+                if error.retryable && !final_reason && self.attempts_charged < policy.max_attempts {
+                    let asked = error.retry_after.map(|wait| wait.min(DURATION_MAX));
+                    let wait =
+                        asked.unwrap_or_else(|| policy.backoff(self.attempts_charged, chance));
                     self.wait_for_next_attempt(applied, Some(error), true, wait, now);
                 } else {
                     self.fail(applied, error, now);
@@ -210,6 +278,14 @@ impl Job {
             }
             Outcome::HandedBack => {
                 self.wait_for_next_attempt(applied, None, false, Duration::ZERO, now);
+            }
+            Outcome::Snoozed(wait) => {
+                self.0.run_at = now.after(wait);
+                self.wait_for_next_attempt(applied, None, false, wait, now);
+            }
+            Outcome::Expired => {
+                self.0.attempts_charged += 1;
+                self.expire(applied, now);
             }
             // Refused above unless it was asked for.
             Outcome::Cancelled => {}
@@ -244,9 +320,26 @@ impl Job {
         }
     }
 
+    /// Its deadline has passed.
+    fn expire(&mut self, applied: &mut Applied, now: Timestamp) {
+        let of_start = self.attempt == 0 && self.deadline_at != self.detail.expires_at;
+        let (reason, message) = if of_start {
+            (
+                "QUEUE_TIMEOUT",
+                "it was not started within its queue timeout",
+            )
+        } else {
+            ("TOTAL_TIMEOUT", "it did not end within its total timeout")
+        };
+        let error = JobError::permanent(reason, message).with_code(ErrorCode::DeadlineExceeded);
+        self.0.detail.error = Some(error);
+        self.end(applied, JobState::Expired, reason, now);
+    }
+
     fn cancel(
         &mut self,
         applied: &mut Applied,
+        cause: CancelCause,
         reason: String,
         requested_by: String,
         now: Timestamp,
@@ -254,7 +347,7 @@ impl Job {
         match self.state {
             JobState::Scheduled | JobState::Blocked | JobState::Queued => {
                 self.0.detail.cancel_reason = reason;
-                self.end(applied, JobState::Cancelled, "CANCEL_REQUESTED", now);
+                self.end(applied, JobState::Cancelled, cause.as_str(), now);
             }
             JobState::Running => {
                 self.0.detail.cancel_reason.clone_from(&reason);
@@ -263,7 +356,7 @@ impl Job {
                     requested_by,
                 };
                 self.record(applied, now, request);
-                self.move_to(applied, JobState::Cancelling, "CANCEL_REQUESTED", now);
+                self.move_to(applied, JobState::Cancelling, cause.as_str(), now);
             }
             JobState::Cancelling
             | JobState::Succeeded
@@ -282,9 +375,11 @@ impl Job {
         wait: Duration,
         now: Timestamp,
     ) {
+        let snoozed = !charged && !wait.is_zero();
+        let without_error = if snoozed { "SNOOZED" } else { "HANDED_BACK" };
         let reason = error
             .as_ref()
-            .map_or_else(|| "HANDED_BACK".to_owned(), |error| error.reason.clone());
+            .map_or_else(|| without_error.to_owned(), |error| error.reason.clone());
         if charged {
             self.0.run_at = now.after(wait);
         }
@@ -295,7 +390,9 @@ impl Job {
             next_attempt_at: self.run_at.max(now),
         };
         self.record(applied, now, end);
-        self.0.lease_expires_at = None;
+        self.end_lease();
+        // It was started in time: from here on only its end has a deadline.
+        self.0.deadline_at = self.detail.expires_at;
         let state = if wait.is_zero() {
             JobState::Queued
         } else {
@@ -310,10 +407,30 @@ impl Job {
         self.end(applied, JobState::Failed, &reason, now);
     }
 
-    fn end(&mut self, applied: &mut Applied, state: JobState, reason: &str, now: Timestamp) {
+    fn end_lease(&mut self) {
         self.0.lease_expires_at = None;
+        self.0.stall_at = None;
+        self.0.stalled_since = None;
+    }
+
+    fn end(&mut self, applied: &mut Applied, state: JobState, reason: &str, now: Timestamp) {
+        self.end_lease();
         self.0.ended_at = Some(now);
+        self.0.deadline_at = None;
+        self.0.purge_at = Some(self.kept_until(state, now));
         self.move_to(applied, state, reason, now);
+    }
+
+    /// When a job that ends now may be removed.
+    fn kept_until(&self, state: JobState, now: Timestamp) -> Timestamp {
+        let retention = self.spec.retention;
+        let kept = match state {
+            JobState::Failed => retention.failed,
+            _ => retention.finished,
+        };
+        let of_key = self.spec.idempotency_key.as_ref();
+        let of_key = of_key.map(|_| self.created_at.after(IDEMPOTENCY_KEY_KEPT));
+        now.after(kept).max(of_key.unwrap_or(now))
     }
 
     fn move_to(&mut self, applied: &mut Applied, to: JobState, reason: &str, now: Timestamp) {

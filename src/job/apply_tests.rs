@@ -1,6 +1,5 @@
 //! Every pair of state and change, in one table; and the bound of a job's log.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,29 +12,21 @@ use crate::job::name::JobId;
 
 const START: Timestamp = Timestamp::from_micros(1_000_000);
 const NOW: Timestamp = Timestamp::from_micros(2_000_000);
+const STALL_AT: Timestamp = Timestamp::from_micros(901_000_000);
 const LEASE_END: Timestamp = Timestamp::from_micros(17_000_000);
 
 /// A job to be, with three attempts and a log of so many bytes.
 pub(super) fn new_job(log_bytes_max: u64) -> NewJob {
-    NewJob {
-        key: JobKey {
-            tenant: Name::of("default"),
-            id: JobId::new(Uuid::from_u128(7)),
-        },
-        spec: Arc::new(JobSpec {
-            job_type: Name::of("x"),
-            queue: Name::of("default"),
-            priority: 0,
-            labels: BTreeMap::new(),
-            idempotency_key: None,
-            fingerprint: String::new(),
-            retry_policy: RetryPolicy::default(),
-            timeouts: Timeouts::default(),
-            log_bytes_max,
-            progress_interval: Duration::ZERO,
-        }),
-        input: None,
-    }
+    let key = JobKey {
+        tenant: Name::of("default"),
+        id: JobId::new(Uuid::from_u128(7)),
+    };
+    let spec = JobSpec {
+        log_bytes_max,
+        progress_interval: Duration::ZERO,
+        ..JobSpec::of(Name::of("x"))
+    };
+    NewJob::new(key, spec, None)
 }
 
 /// The columns of [`TABLE`].
@@ -66,6 +57,16 @@ lose_late        !StaleLease     !StaleLease     !StaleLease     !StaleLease    
 cancel           cancelled:S:0   cancelled:S:0   cancelled:S:0   cancelling:CS:0 =               =           =           =           =
 become_due       queued:S:0      !NotDue         !NotDue         !NotDue         !NotDue         !NotDue     !NotDue     !NotDue     !NotDue
 become_due_early !NotDue         !NotDue         !NotDue         !NotDue         !NotDue         !NotDue     !NotDue     !NotDue     !NotDue
+snooze           !StaleLease     !StaleLease     !StaleLease     scheduled:AS:0  cancelled:S:0   !StaleLease !StaleLease !StaleLease !StaleLease
+run_out          !StaleLease     !StaleLease     !StaleLease     expired:S:1     cancelled:S:1   !StaleLease !StaleLease !StaleLease !StaleLease
+stall            !StaleLease     !StaleLease     !StaleLease     running:T:0     cancelling:T:0  !StaleLease !StaleLease !StaleLease !StaleLease
+stall_early      !StaleLease     !StaleLease     !StaleLease     !NotDue         !NotDue         !StaleLease !StaleLease !StaleLease !StaleLease
+stall_late       !StaleLease     !StaleLease     !StaleLease     !StaleLease     !StaleLease     !StaleLease !StaleLease !StaleLease !StaleLease
+expire           expired:S:0     expired:S:0     expired:S:0     !NotDue         !NotDue         !NotDue     !NotDue     !NotDue     !NotDue
+expire_early     !NotDue         !NotDue         !NotDue         !NotDue         !NotDue         !NotDue     !NotDue     !NotDue     !NotDue
+hold             !NotQueued      !NotQueued      blocked:S:0     !NotQueued      !NotQueued      !NotQueued  !NotQueued  !NotQueued  !NotQueued
+unblock          !NotBlocked     queued:S:0      !NotBlocked     !NotBlocked     !NotBlocked     !NotBlocked !NotBlocked !NotBlocked !NotBlocked
+retried          !NotRetryable   !NotRetryable   !NotRetryable   !NotRetryable   !NotRetryable   !NotRetryable failed::0  cancelled::0 expired::0
 ";
 
 /// The change of a row. Attempt 2 holds the lease.
@@ -79,12 +80,18 @@ fn change(row: &str) -> Change {
     let report = |attempt, reports| Change::Report {
         attempt,
         reports,
+        heard_at: START,
         lease_until: LEASE_END,
+    };
+    let stall = |attempt, steady_now| Change::Stall {
+        attempt,
+        steady_now,
     };
     let line = || Report::Log(LogLine::new(LogLevel::Info, "hello"));
     match row {
         "claim" => Change::Claim {
             worker_id: "w".to_owned(),
+            heard_at: START,
             lease_until: LEASE_END,
         },
         "report" => report(2, vec![line()]),
@@ -113,10 +120,22 @@ fn change(row: &str) -> Change {
         "lose" | "lose_at_last" => Change::Lose { attempt: 2 },
         "lose_late" => Change::Lose { attempt: 1 },
         "cancel" => Change::Cancel {
+            cause: CancelCause::Requested,
             reason: "enough".to_owned(),
             requested_by: "me".to_owned(),
         },
         "become_due" | "become_due_early" => Change::BecomeDue,
+        "snooze" => finish(Outcome::Snoozed(Duration::from_secs(60))),
+        "run_out" => finish(Outcome::Expired),
+        "stall" => stall(2, STALL_AT),
+        "stall_early" => stall(2, STALL_AT.before(Duration::from_micros(1))),
+        "stall_late" => stall(1, STALL_AT),
+        "expire" | "expire_early" => Change::Expire,
+        "hold" => Change::Hold,
+        "unblock" => Change::Unblock,
+        "retried" => Change::Retried {
+            by: JobId::new(Uuid::from_u128(8)),
+        },
         other => panic!("no change {other}"),
     }
 }
@@ -133,6 +152,9 @@ fn job_in(state: JobState, row: &str) -> Job {
     fields.lease_expires_at = state.is_leased().then_some(START);
     fields.ended_at = state.is_terminal().then_some(START);
     let early = u64::from(row == "become_due_early");
+    fields.stall_at = state.is_leased().then_some(STALL_AT);
+    let early_deadline = u64::from(row == "expire_early");
+    fields.deadline_at = Some(NOW.after(Duration::from_micros(early_deadline)));
     fields.run_at = NOW.after(Duration::from_micros(early));
     Job::from_fields(fields)
 }
@@ -145,6 +167,7 @@ fn letter(event: &Event) -> char {
         EventKind::Log(_) => 'L',
         EventKind::Progress(_) => 'P',
         EventKind::Output { .. } => 'O',
+        EventKind::Stalled { .. } => 'T',
     }
 }
 
@@ -180,7 +203,7 @@ fn every_change_in_every_state_is_as_the_table_says() {
             pairs += 1;
         }
     }
-    assert_eq!(pairs, 19 * 9);
+    assert_eq!(pairs, 29 * 9);
 }
 
 fn check_traces(before: &Job, after: &Job, result: &Result<Applied, Refusal>, pair: &str) {
@@ -199,12 +222,14 @@ fn check_traces(before: &Job, after: &Job, result: &Result<Applied, Refusal>, pa
         after.lease_expires_at,
         after.state.is_leased().then_some(match pair {
             // Asking does not renew a lease.
-            "cancel Running" => START,
+            "cancel Running" | "stall Running" | "stall Cancelling" => START,
             _ => LEASE_END,
         }),
         "{pair}"
     );
-    let ended = after.state.is_terminal().then_some(NOW);
+    let ended_now = !before.state.is_terminal();
+    let ended = if ended_now { NOW } else { START };
+    let ended = after.state.is_terminal().then_some(ended);
     assert_eq!(after.ended_at, ended, "{pair}");
     let succeeded = after.state == JobState::Succeeded;
     assert_eq!(applied.result.is_some(), succeeded, "{pair}");
@@ -226,6 +251,7 @@ fn report(job: &mut Job, reports: Vec<Report>) -> Applied {
     let change = Change::Report {
         attempt: job.attempt,
         reports,
+        heard_at: START,
         lease_until: LEASE_END,
     };
     job.apply(change, NOW).expect("it holds the lease")

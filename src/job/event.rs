@@ -63,6 +63,11 @@ pub enum EventKind {
         /// Who asked.
         requested_by: String,
     },
+    /// The attempt has told nothing for the job's stall time.
+    Stalled {
+        /// When it last told something.
+        silent_since: Timestamp,
+    },
 }
 
 /// The kinds alone, for filters. The numbers are stored beside every event: never change one.
@@ -81,6 +86,8 @@ pub enum EventTag {
     AttemptEnd = 5,
     /// [`EventKind::CancelRequested`].
     CancelRequested = 6,
+    /// [`EventKind::Stalled`].
+    Stalled = 7,
 }
 
 impl EventTag {
@@ -93,6 +100,7 @@ impl EventTag {
             Self::Log,
             Self::AttemptEnd,
             Self::CancelRequested,
+            Self::Stalled,
         ]
         .into_iter()
         .find(|tag| *tag as u8 == number)
@@ -109,6 +117,7 @@ impl EventKind {
             Self::Log(_) => EventTag::Log,
             Self::AttemptEnd { .. } => EventTag::AttemptEnd,
             Self::CancelRequested { .. } => EventTag::CancelRequested,
+            Self::Stalled { .. } => EventTag::Stalled,
         }
     }
 }
@@ -161,6 +170,9 @@ pub struct JobError {
     pub message: String,
     /// Whether another attempt could help.
     pub retryable: bool,
+    /// How long to wait before that, in place of the policy's backoff.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<std::time::Duration>,
     /// At most 32 entries.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
@@ -177,6 +189,7 @@ impl JobError {
             reason: reason.to_owned(),
             message: message.into(),
             retryable: true,
+            retry_after: None,
             metadata: BTreeMap::new(),
             detail: String::new(),
         }
@@ -193,6 +206,12 @@ impl JobError {
     /// With another code than UNKNOWN.
     pub fn with_code(mut self, code: ErrorCode) -> Self {
         self.code = code;
+        self
+    }
+
+    /// With a wait before the next attempt, in place of the policy's backoff. At most a year.
+    pub fn with_retry_after(mut self, wait: std::time::Duration) -> Self {
+        self.retry_after = Some(wait);
         self
     }
 

@@ -76,11 +76,13 @@ fn to_change(made: Move, job: &Job, now: Timestamp) -> Option<Change> {
     Some(match made {
         Move::Claim => Change::Claim {
             worker_id: "w".to_owned(),
+            heard_at: now,
             lease_until,
         },
         Move::Report { late, reports } => Change::Report {
             attempt: of(late),
             reports,
+            heard_at: now,
             lease_until,
         },
         Move::Finish {
@@ -94,6 +96,7 @@ fn to_change(made: Move, job: &Job, now: Timestamp) -> Option<Change> {
         },
         Move::Lose { late } => Change::Lose { attempt: of(late) },
         Move::Cancel => Change::Cancel {
+            cause: CancelCause::Requested,
             reason: String::new(),
             requested_by: "me".to_owned(),
         },

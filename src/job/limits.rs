@@ -75,6 +75,21 @@ pub const PROGRESS_INTERVAL_DEFAULT: Duration = Duration::from_millis(50);
 /// Longest line of a command's output that is looked at for a percentage; longer ones are skipped. Bytes.
 /// Output itself is not cut: it is delivered in chunks of at most 64 KiB.
 pub const LINE_BYTES_MAX: usize = 64 * 1024;
+/// Silence of an attempt after which its job is said to be stalled, where nobody says.
+pub const STALL_TIME_DEFAULT: Duration = Duration::from_secs(15 * 60);
+/// How long a job is kept once it has succeeded, was cancelled or has expired, where nobody says.
+pub const RETENTION_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long a job is kept once it has failed, where nobody says: somebody has to look at it first.
+pub const DEAD_LETTER_RETENTION_DEFAULT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// An idempotency key holds at least this long, whatever the retention: callers repeat their requests
+/// for about a day.
+pub const IDEMPOTENCY_KEY_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Jobs of one tenant that may wait where nobody says.
+pub const WAITING_DEFAULT: usize = 100_000;
+/// Jobs of one batch.
+pub const BATCH_MAX: usize = 1_000;
+/// Jobs with one concurrency key that run at once where nobody says.
+pub const KEY_CONCURRENCY_DEFAULT: usize = 1;
 /// How long a claim holds without a heartbeat.
 pub const LEASE: Duration = Duration::from_secs(15);
 /// How often the pool renews its leases: two may go missing.
@@ -103,8 +118,6 @@ pub const RATE_PERIOD_MIN: Duration = Duration::from_millis(1);
 pub const RATE_PERIOD_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Most jobs with one concurrency key running at once.
 pub const KEY_CONCURRENCY_MAX: u32 = 10_000;
-/// Jobs with one concurrency key running at once where nobody says: one after the other.
-pub const KEY_CONCURRENCY_DEFAULT: u32 = 1;
 /// A tenant's share where nobody says.
 pub const WEIGHT_DEFAULT: u32 = 1;
 /// A tenant's largest share: so many jobs of it are started in one round.

@@ -28,9 +28,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::job::event::{EventKind, JobError, LogLine};
-use crate::job::name::{JobKey, Lane, Name};
+use crate::job::name::{BatchId, ConcurrencyKey, JobId, JobKey, Lane, Name};
 use crate::job::payload::Payload;
-use crate::job::policy::{RetryPolicy, Timeouts};
+use crate::job::policy::{OnConflict, Retention, RetryPolicy, Timeouts};
 use crate::job::progress::{Progress, ProgressOrigin};
 use crate::job::time::Timestamp;
 
@@ -58,6 +58,13 @@ pub struct JobFields {
     pub attempts_lost: u32,
     /// While an attempt lives: when its lease ends, by the steady clock.
     pub lease_expires_at: Option<Timestamp>,
+    /// While an attempt lives: when it will have been silent for its stall time, by the steady clock;
+    /// `None` once that was said.
+    pub stall_at: Option<Timestamp>,
+    /// The attempt that lives has been silent since, and that was said.
+    pub stalled_since: Option<Timestamp>,
+    /// While it waits: when it expires.
+    pub deadline_at: Option<Timestamp>,
     /// The oldest event still kept.
     pub first_sequence: i64,
     /// The newest event.
@@ -68,6 +75,8 @@ pub struct JobFields {
     pub updated_at: Timestamp,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
+    /// Once it has ended: when it may be removed.
+    pub purge_at: Option<Timestamp>,
     /// Changes so far: a store writes a row only if it still has the version that was read.
     pub version: i64,
     /// What is shown but never searched.
@@ -89,14 +98,56 @@ pub struct JobSpec {
     pub idempotency_key: Option<String>,
     /// SHA-256 over the normalised request, in hex; only where there is a key.
     pub fingerprint: String,
-    /// What its type allows.
+    /// The batch that it came in, if any.
+    pub batch_id: Option<BatchId>,
+    /// Jobs of one queue with the same key share a limit on how many run at once.
+    pub concurrency_key: Option<Name>,
+    /// What it is the only one of, if anything.
+    pub unique: Option<Unique>,
+    /// The job that this one is a retry of.
+    pub retry_of: Option<JobId>,
+    /// How often, and after what wait, failed attempts are repeated.
     pub retry_policy: RetryPolicy,
-    /// What its type allows.
+    /// How long things may take.
     pub timeouts: Timeouts,
+    /// How long it is kept once it is over.
+    pub retention: Retention,
     /// Output and log lines kept. Bytes.
     pub log_bytes_max: u64,
     /// At most one progress event is stored in this time; zero for one a commit.
     pub progress_interval: std::time::Duration,
+}
+
+impl JobSpec {
+    /// A job of a type, with everything else as it is by default.
+    pub fn of(job_type: Name) -> Self {
+        Self {
+            job_type,
+            queue: Name::of("default"),
+            priority: 0,
+            labels: BTreeMap::new(),
+            idempotency_key: None,
+            fingerprint: String::new(),
+            batch_id: None,
+            concurrency_key: None,
+            unique: None,
+            retry_of: None,
+            retry_policy: RetryPolicy::default(),
+            timeouts: Timeouts::default(),
+            retention: Retention::default(),
+            log_bytes_max: limits::LOG_BYTES_DEFAULT,
+            progress_interval: limits::PROGRESS_INTERVAL_DEFAULT,
+        }
+    }
+}
+
+/// What a job is the only one of, within its tenant and type.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Unique {
+    /// What it is called.
+    pub key: String,
+    /// Another job stands in the way while it is not finished, and for this long after it was stored.
+    pub window: std::time::Duration,
 }
 
 /// What changes, is shown, and is never searched.
@@ -121,6 +172,12 @@ pub struct JobDetail {
     /// When the first attempt was claimed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
+    /// When its total timeout ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// The job that is a retry of this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retried_by: Option<JobId>,
     /// Bytes so far on each output stream of the newest attempt.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub streams: BTreeMap<String, u64>,
@@ -147,9 +204,9 @@ fn is_zero(number: &u64) -> bool {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
-    /// Waits for its time: for the next attempt after a failed one.
+    /// Waits for its time: its start time, the next attempt after a failed one, the end of a snooze.
     Scheduled,
-    /// Waits for other jobs.
+    /// Waits for other jobs: those that run have all there is of its concurrency key.
     Blocked,
     /// Waits for a worker.
     Queued,
@@ -180,6 +237,11 @@ impl JobState {
         Self::Cancelled,
         Self::Expired,
     ];
+
+    /// Waits to run: what the waiting quota counts.
+    pub fn is_waiting(self) -> bool {
+        matches!(self, Self::Scheduled | Self::Blocked | Self::Queued)
+    }
 
     /// Nothing changes any more.
     pub fn is_terminal(self) -> bool {
@@ -272,6 +334,23 @@ pub struct NewJob {
     pub spec: Arc<JobSpec>,
     /// What it works on.
     pub input: Option<Payload>,
+    /// When it may first run; in the past, or `None`, for at once.
+    pub start_at: Option<Timestamp>,
+    /// What becomes of it where another job stands in its way.
+    pub on_conflict: OnConflict,
+}
+
+impl NewJob {
+    /// A job that may run at once and stands in nobody's way.
+    pub fn new(key: JobKey, spec: JobSpec, input: Option<Payload>) -> Self {
+        Self {
+            key,
+            spec: Arc::new(spec),
+            input,
+            start_at: None,
+            on_conflict: OnConflict::default(),
+        }
+    }
 }
 
 /// What may happen to a job once it is stored.
@@ -281,6 +360,8 @@ pub enum Change {
     Claim {
         /// Who.
         worker_id: String,
+        /// Now, by the steady clock.
+        heard_at: Timestamp,
         /// How long the claim holds without a heartbeat, by the steady clock.
         lease_until: Timestamp,
     },
@@ -290,6 +371,8 @@ pub enum Change {
         attempt: u32,
         /// What it has done, in order. Empty: a heartbeat.
         reports: Vec<Report>,
+        /// Now, by the steady clock.
+        heard_at: Timestamp,
         /// How long the claim holds from here.
         lease_until: Timestamp,
     },
@@ -307,8 +390,17 @@ pub enum Change {
         /// Which attempt.
         attempt: u32,
     },
+    /// The attempt has told nothing for the job's stall time.
+    Stall {
+        /// Which attempt.
+        attempt: u32,
+        /// Now, by the steady clock.
+        steady_now: Timestamp,
+    },
     /// Somebody asks it to stop.
     Cancel {
+        /// What made somebody ask.
+        cause: CancelCause,
         /// Why.
         reason: String,
         /// Who.
@@ -316,6 +408,39 @@ pub enum Change {
     },
     /// Its time has come.
     BecomeDue,
+    /// Its deadline has passed while it waits.
+    Expire,
+    /// It is next, but those that run have all there is of its concurrency key.
+    Hold,
+    /// Others have made room for it.
+    Unblock,
+    /// A new job was made of it.
+    Retried {
+        /// Which one.
+        by: JobId,
+    },
+}
+
+/// What made somebody ask a job to stop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CancelCause {
+    /// The call.
+    Requested,
+    /// Another job takes its unique place.
+    Replaced,
+    /// Its queue was purged.
+    QueuePurged,
+}
+
+impl CancelCause {
+    /// UPPER_SNAKE_CASE, as it stands in the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Requested => "CANCEL_REQUESTED",
+            Self::Replaced => "REPLACED",
+            Self::QueuePurged => "QUEUE_PURGED",
+        }
+    }
 }
 
 /// One thing that an attempt tells.
@@ -347,6 +472,10 @@ pub enum Outcome {
     Cancelled,
     /// Not finished through no fault of its own: the worker drains. Charges nothing.
     HandedBack,
+    /// Wants to go on later. Charges nothing.
+    Snoozed(std::time::Duration),
+    /// Stopped because the job's total timeout has ended.
+    Expired,
 }
 
 /// What a change did.
@@ -371,6 +500,10 @@ pub enum Refusal {
     NotCancelling,
     /// It is not waiting for its time, or the time has not come.
     NotDue,
+    /// It is not waiting for others.
+    NotBlocked,
+    /// Only a job that failed, was cancelled or has expired can be retried, and only once.
+    NotRetryable,
 }
 
 impl Deref for Job {
@@ -389,22 +522,38 @@ impl Job {
 
     /// A job that is new, and the first event of its log.
     pub fn submit(new: &NewJob, now: Timestamp) -> (Self, Applied) {
+        let run_at = new.start_at.map_or(now, |at| at.max(now));
+        let state = if run_at > now {
+            JobState::Scheduled
+        } else {
+            JobState::Queued
+        };
+        let timeouts = &new.spec.timeouts;
+        let expires_at = timeouts.total_timeout.map(|timeout| run_at.after(timeout));
+        let to_be_started = timeouts.queue_timeout.map(|timeout| run_at.after(timeout));
         let mut job = Self(JobFields {
             key: new.key.clone(),
             spec: Arc::clone(&new.spec),
-            state: JobState::Queued,
-            run_at: now,
+            state,
+            run_at,
             attempt: 0,
             attempts_charged: 0,
             attempts_lost: 0,
             lease_expires_at: None,
+            stall_at: None,
+            stalled_since: None,
+            deadline_at: expires_at.into_iter().chain(to_be_started).min(),
             first_sequence: 1,
             last_sequence: 0,
             created_at: now,
             updated_at: now,
             ended_at: None,
+            purge_at: None,
             version: 0,
-            detail: JobDetail::default(),
+            detail: JobDetail {
+                expires_at,
+                ..JobDetail::default()
+            },
         });
         let mut applied = Applied::default();
         job.record(
@@ -412,7 +561,7 @@ impl Job {
             now,
             EventKind::StateChange {
                 from: None,
-                to: JobState::Queued,
+                to: state,
                 reason: String::new(),
             },
         );
@@ -426,5 +575,27 @@ impl Job {
             job_type: self.spec.job_type.clone(),
             tenant: self.key.tenant.clone(),
         }
+    }
+
+    /// What it shares a limit with, if anything.
+    pub fn concurrency_key(&self) -> Option<ConcurrencyKey> {
+        let key = self.spec.concurrency_key.clone()?;
+        Some(ConcurrencyKey {
+            tenant: self.key.tenant.clone(),
+            queue: self.spec.queue.clone(),
+            key,
+        })
+    }
+
+    /// Whether it stands in the way of another one with its unique key.
+    pub fn is_in_the_way(&self, now: Timestamp) -> bool {
+        let window = self.spec.unique.as_ref().map(|unique| unique.window);
+        !self.state.is_terminal() || window.is_some_and(|for_| self.created_at.after(for_) > now)
+    }
+
+    /// Whether a new job can be made of it.
+    pub fn can_be_retried(&self) -> bool {
+        use JobState::{Cancelled, Expired, Failed};
+        matches!(self.state, Failed | Cancelled | Expired) && self.detail.retried_by.is_none()
     }
 }

@@ -147,6 +147,36 @@ impl From<JobId> for String {
     }
 }
 
+/// The id of a batch of jobs: a UUIDv7, written in lower case with hyphens.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct BatchId(JobId);
+
+impl BatchId {
+    /// From a UUID.
+    pub const fn new(id: Uuid) -> Self {
+        Self(JobId::new(id))
+    }
+
+    /// Parses an id as it is written, or the same in upper case.
+    ///
+    /// # Errors
+    /// A sentence that says what is expected.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        JobId::parse(text).map(Self)
+    }
+
+    /// The UUID itself.
+    pub const fn as_uuid(&self) -> &Uuid {
+        self.0.as_uuid()
+    }
+}
+
+impl fmt::Display for BatchId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
 /// Which job, and whose: every look-up takes both, so that one tenant can never reach another's.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct JobKey {
@@ -165,6 +195,17 @@ pub struct Lane {
     pub job_type: Name,
     /// The tenant.
     pub tenant: Name,
+}
+
+/// What jobs of one queue share that must not run at once, or only so many of them.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ConcurrencyKey {
+    /// Who owns the jobs.
+    pub tenant: Name,
+    /// Where they wait.
+    pub queue: Name,
+    /// What the caller gave.
+    pub key: Name,
 }
 
 #[cfg(test)]

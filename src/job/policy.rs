@@ -17,6 +17,9 @@ pub struct RetryPolicy {
     pub max_backoff: Duration,
     /// Growth of the longest wait from retry to retry. Default 2.
     pub backoff_multiplier: f64,
+    /// Reasons of errors that no other attempt heals, whatever the error says. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub non_retryable_reasons: Vec<String>,
 }
 
 impl Default for RetryPolicy {
@@ -26,6 +29,7 @@ impl Default for RetryPolicy {
             initial_backoff: limits::INITIAL_BACKOFF_DEFAULT,
             max_backoff: limits::MAX_BACKOFF_DEFAULT,
             backoff_multiplier: limits::BACKOFF_MULTIPLIER_DEFAULT,
+            non_retryable_reasons: Vec::new(),
         }
     }
 }
@@ -47,8 +51,24 @@ impl RetryPolicy {
 /// How long things may take.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Timeouts {
+    /// From being due until the first attempt begins; past it the job has expired. `None`: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_timeout: Option<Duration>,
     /// One attempt; past it the attempt is stopped and has failed. `None`: no limit.
     pub run_timeout: Option<Duration>,
+    /// From being due until the end, over all attempts; past it the job has expired. `None`: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_timeout: Option<Duration>,
+    /// Silence of one attempt; past it the attempt is stopped and has failed. `None`: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat_timeout: Option<Duration>,
+    /// Silence of one attempt after which the job is said to be stalled, and nothing else happens to
+    /// it. Default 15 min.
+    #[serde(
+        default = "stall_time_default",
+        skip_serializing_if = "is_stall_time_default"
+    )]
+    pub stall_time: Duration,
     /// From asking an attempt to stop until it is forced to. Default 5 s.
     pub cancel_grace: Duration,
 }
@@ -56,10 +76,54 @@ pub struct Timeouts {
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
+            queue_timeout: None,
             run_timeout: None,
+            total_timeout: None,
+            heartbeat_timeout: None,
+            stall_time: limits::STALL_TIME_DEFAULT,
             cancel_grace: limits::CANCEL_GRACE_DEFAULT,
         }
     }
+}
+
+fn stall_time_default() -> Duration {
+    limits::STALL_TIME_DEFAULT
+}
+
+fn is_stall_time_default(time: &Duration) -> bool {
+    *time == limits::STALL_TIME_DEFAULT
+}
+
+/// How long a job is kept once it is over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Retention {
+    /// One that has succeeded, was cancelled or has expired. Default 7 days.
+    pub finished: Duration,
+    /// One that has failed: a dead letter. Default 30 days.
+    pub failed: Duration,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            finished: limits::RETENTION_DEFAULT,
+            failed: limits::DEAD_LETTER_RETENTION_DEFAULT,
+        }
+    }
+}
+
+/// What becomes of a new job whose unique place is taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnConflict {
+    /// The one that has it is answered in its place.
+    #[default]
+    ReturnExisting,
+    /// It is refused.
+    Reject,
+    /// It takes the place of one that waits; one that runs goes on, and the new one waits beside it.
+    ReplaceWaiting,
+    /// It takes the place; one that waits is cancelled, one that runs is asked to stop.
+    CancelRunning,
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ pub struct QueueLimits {
     /// Most of its jobs started in a time. `None`: no bound.
     pub rate: Option<RateLimit>,
     /// Most of its jobs with one tenant's concurrency key running at once. 1 to 10,000; default 1.
-    pub key_concurrency: u32,
+    pub key_concurrency: usize,
 }
 
 impl Default for QueueLimits {
@@ -82,7 +82,9 @@ impl GivenLimits {
         QueueLimits {
             concurrency: self.concurrency.and_then(Given::most),
             rate: self.rate.and_then(Given::most),
-            key_concurrency: self.key_concurrency.unwrap_or(KEY_CONCURRENCY_DEFAULT),
+            key_concurrency: self
+                .key_concurrency
+                .map_or(KEY_CONCURRENCY_DEFAULT, |most| most as usize),
         }
     }
 }

@@ -28,6 +28,12 @@ impl Timestamp {
         Self(self.0.saturating_add(micros))
     }
 
+    /// Earlier by `duration`; the far end of the range where that would overflow.
+    pub fn before(self, duration: Duration) -> Self {
+        let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_sub(micros))
+    }
+
     /// How long after `earlier` this is; zero where it is not.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))

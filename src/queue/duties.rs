@@ -11,7 +11,7 @@ use crate::job::name::JobKey;
 use crate::job::time::Timestamp;
 use crate::queue::writer::{Begin, Pool, Request};
 use crate::queue::{JobQueue, Places};
-use crate::store::{Entry, Purge, Purged, StoreError};
+use crate::store::{AttemptTimer, Entry, Purge, Purged, StoreError, Timer};
 
 /// Jobs that are made due, or whose leases are swept, in one go.
 const SWEEP_MAX: usize = 256;
@@ -60,7 +60,7 @@ impl JobQueue {
     pub async fn make_due(&self) -> Result<Option<Timestamp>, Error> {
         loop {
             let now = self.shared.clock.now();
-            let due = self.shared.store.due(now, SWEEP_MAX).await?;
+            let due = self.shared.store.due(Timer::Start, now, SWEEP_MAX).await?;
             if due.keys.is_empty() {
                 return Ok(due.next);
             }
@@ -104,7 +104,11 @@ impl JobQueue {
         before: Timestamp,
         is_lost: impl Fn(&JobKey, u32) -> bool,
     ) -> Result<usize, Error> {
-        let ended = self.shared.store.leases_ended(before, SWEEP_MAX).await?;
+        let ended = self
+            .shared
+            .store
+            .attempts_due(AttemptTimer::Lease, before, SWEEP_MAX)
+            .await?;
         let entries: Vec<Entry> = ended
             .into_iter()
             .filter(|(key, attempt)| is_lost(key, *attempt))

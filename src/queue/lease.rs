@@ -80,6 +80,7 @@ impl JobQueue {
         Change::Report {
             attempt: lease.attempt,
             reports,
+            heard_at: self.shared.clock.steady(),
             lease_until: self.shared.clock.steady().after(LEASE),
         }
     }

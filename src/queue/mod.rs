@@ -6,10 +6,12 @@
 
 mod attempts;
 mod duties;
+mod estimate;
 mod lease;
 mod page;
 mod places;
 mod progress;
+mod quota;
 mod read;
 mod schedule;
 mod submission;
@@ -24,6 +26,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use attempts::{StopCause, StopSignal};
+pub use estimate::Place;
 pub use lease::Lease;
 pub use places::Places;
 pub use read::{EventPage, EventQuery, JobPage, Waited, check_page_size, check_sequence};
@@ -33,15 +36,16 @@ pub use writer::{Begin, Handed};
 
 use crate::error::{Error, Precondition};
 use crate::events::Hub;
-use crate::job::limits::{LOG_BYTES_DEFAULT, STRING_BYTES_MAX, WATCHERS_DEFAULT};
+use crate::job::limits::{LOG_BYTES_DEFAULT, STRING_BYTES_MAX, WAITING_DEFAULT, WATCHERS_DEFAULT};
 use crate::job::name::{JobId, JobKey, Name};
 use crate::job::queue::GivenLimits;
 use crate::job::time::{Clock, Timestamp};
-use crate::job::{Change, Job, Refusal};
+use crate::job::{CancelCause, Change, Job, Refusal};
 use crate::queue::attempts::Attempts;
+use crate::queue::quota::Quota;
 use crate::queue::schedule::Schedule;
 use crate::queue::writer::{Answer, Pool, Request, Writer};
-use crate::store::{Entry, JobStore, Reply, StoreError};
+use crate::store::{Entry, JobStore, NotTaken, Reply, StoreError};
 
 /// Requests that may wait for the writer. Chosen: a few groups; who comes later waits at the door.
 const REQUESTS_WAITING_MAX: usize = 2048;
@@ -56,6 +60,8 @@ pub struct QueueSettings {
     pub log_bytes_max: u64,
     /// Open watches of one tenant.
     pub watchers_max: usize,
+    /// Jobs of one tenant that may wait.
+    pub waiting_max: usize,
     /// What bounds queues, by name, unless it was set at run time.
     pub queues: BTreeMap<Name, GivenLimits>,
     /// How many jobs of each tenant are started in a round. 1 to 100; 1 where none is given.
@@ -69,6 +75,7 @@ impl Default for QueueSettings {
             types: BTreeMap::new(),
             log_bytes_max: LOG_BYTES_DEFAULT,
             watchers_max: WATCHERS_DEFAULT,
+            waiting_max: WAITING_DEFAULT,
             queues: BTreeMap::new(),
             weights: BTreeMap::new(),
         }
@@ -142,7 +149,10 @@ impl JobQueue {
         for (name, given) in &settings.queues {
             schedule.set_queue(name, &given.limits(), false, clock.steady());
         }
-        schedule.moved(&store.depths().await?);
+        let depths = store.depths().await?;
+        schedule.moved(&depths);
+        let mut quota = Quota::new(settings.waiting_max);
+        quota.moved(&depths);
         let shared = Arc::new(Shared {
             store,
             clock,
@@ -158,7 +168,7 @@ impl JobQueue {
             written: CancellationToken::new(),
         });
         let (requests, receiver) = mpsc::channel(REQUESTS_WAITING_MAX);
-        Writer::new(Arc::clone(&shared), receiver, schedule)
+        Writer::new(Arc::clone(&shared), receiver, schedule, quota)
             .start()
             .map_err(|error| Error::internal(&format!("no thread for the writer: {error}")))?;
         let queue = Self { shared, requests };
@@ -227,7 +237,7 @@ impl JobQueue {
         };
         match self.change_one(entry, bytes).await? {
             Answer::Stored(Reply::Done { job, deduplicated }) => Ok((job, deduplicated)),
-            Answer::Stored(Reply::KeyReused(id)) => Err(Error::KeyReused { id }),
+            Answer::Stored(Reply::NotTaken(why)) => Err(not_taken(why)),
             other => Err(Error::internal(&format!("a submit was answered {other:?}"))),
         }
     }
@@ -247,6 +257,7 @@ impl JobQueue {
             return Err(Error::invalid("reason", problem));
         }
         let change = Change::Cancel {
+            cause: CancelCause::Requested,
             reason,
             requested_by: key.tenant.to_string(),
         };
@@ -324,11 +335,15 @@ impl JobQueue {
             Answer::Held => Ok(None),
             Answer::Stored(Reply::Done { job, .. }) => Ok(Some(job)),
             Answer::Stored(Reply::Missing) => Err(Error::NotFound { id: key.id }),
-            Answer::Stored(Reply::KeyReused(id)) => Err(Error::KeyReused { id }),
+            Answer::Stored(Reply::NotTaken(why)) => Err(not_taken(why)),
+            Answer::Stored(reply @ (Reply::Batch(_) | Reply::BatchNotTaken(_))) => Err(
+                Error::internal(&format!("job {} was answered {reply:?}", key.id)),
+            ),
             Answer::Stored(Reply::Refused(refusal)) => Err(match refusal {
                 Refusal::StaleLease => Error::Precondition(Precondition::StaleLease),
                 Refusal::NotCancelling => Error::Precondition(Precondition::NotCancelling),
-                Refusal::NotQueued | Refusal::NotDue => {
+                Refusal::NotRetryable => Error::Precondition(Precondition::NotRetryable),
+                Refusal::NotQueued | Refusal::NotDue | Refusal::NotBlocked => {
                     Error::internal(&format!("job {}: {refusal:?}", key.id))
                 }
             }),
@@ -365,6 +380,15 @@ impl JobQueue {
             .send(request)
             .await
             .map_err(|_| Error::outcome_unknown())
+    }
+}
+
+/// Why a new job was not stored.
+fn not_taken(why: NotTaken) -> Error {
+    match why {
+        NotTaken::KeyReused(id) => Error::KeyReused { id },
+        NotTaken::UniqueTaken(id) => Error::UniqueTaken { id },
+        NotTaken::NoRoom => Error::waiting_full(),
     }
 }
 

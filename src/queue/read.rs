@@ -355,10 +355,9 @@ mod tests {
     use crate::job::limits::STRING_BYTES_MAX;
     use crate::job::name::Name;
     use crate::job::payload::Payload;
-    use crate::job::policy::{RetryPolicy, Timeouts};
     use crate::job::progress::Progress;
     use crate::job::time::Timestamp;
-    use crate::job::{Change, Job, JobSpec, NewJob, Outcome, Report};
+    use crate::job::{CancelCause, Change, Job, JobSpec, NewJob, Outcome, Report};
     use crate::wire;
 
     /// Goal: no page is longer than was counted. Method: every text of a job is as long as it may be.
@@ -367,27 +366,20 @@ mod tests {
         let long = "t".repeat(STRING_BYTES_MAX);
         let name = || Name::new("n".repeat(64)).expect("a name");
         let spec = JobSpec {
-            job_type: name(),
             queue: name(),
             priority: i32::MIN,
             labels: (0..32)
                 .map(|n| (format!("{n:064}"), long.clone()))
                 .collect(),
             idempotency_key: Some(long.clone()),
-            fingerprint: String::new(),
-            retry_policy: RetryPolicy::default(),
-            timeouts: Timeouts::default(),
             log_bytes_max: 4000,
-            progress_interval: Duration::ZERO,
+            ..JobSpec::of(name())
         };
-        let new = NewJob {
-            key: JobKey {
-                tenant: name(),
-                id: JobId::new(Uuid::max()),
-            },
-            spec: Arc::new(spec),
-            input: None,
+        let key = JobKey {
+            tenant: name(),
+            id: JobId::new(Uuid::max()),
         };
+        let new = NewJob::new(key, spec, None);
         let now = Timestamp::from_micros(1_999_999_999_999_999);
         let progress = Progress {
             phase: long.clone(),
@@ -403,14 +395,17 @@ mod tests {
         for change in [
             Change::Claim {
                 worker_id: long.clone(),
+                heard_at: now,
                 lease_until: now,
             },
             Change::Report {
                 attempt: 1,
                 reports: vec![Report::Progress(progress)],
+                heard_at: now,
                 lease_until: now,
             },
             Change::Cancel {
+                cause: CancelCause::Requested,
                 reason: long.clone(),
                 requested_by: long.clone(),
             },

@@ -97,13 +97,12 @@ impl Submission {
                 &"a request without violations has a part missing",
             ));
         };
-        Ok(NewJob {
-            key: JobKey {
+        Ok(NewJob::new(
+            JobKey {
                 tenant: self.tenant,
                 id,
             },
-            spec: Arc::new(JobSpec {
-                job_type: job_type.clone(),
+            JobSpec {
                 queue,
                 priority: self.priority,
                 labels: self.labels,
@@ -113,9 +112,10 @@ impl Submission {
                 timeouts: known.settings.timeouts.clone(),
                 log_bytes_max,
                 progress_interval: known.settings.progress_interval,
-            }),
+                ..JobSpec::of(job_type.clone())
+            },
             input,
-        })
+        ))
     }
 }
 

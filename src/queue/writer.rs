@@ -21,6 +21,7 @@ use crate::queue::Shared;
 use crate::queue::attempts::StopSignal;
 use crate::queue::places::Places;
 use crate::queue::progress::{Addressed, ProgressGate};
+use crate::queue::quota::Quota;
 use crate::queue::schedule::{Offer, Schedule};
 use crate::store::{
     ClaimTerms, Claimed, Committed, Entry, Group, Purge, Purged, Reply, StoreError,
@@ -84,6 +85,7 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     requests: mpsc::Receiver<Request>,
     schedule: Schedule,
+    quota: Quota,
     gate: ProgressGate,
     /// When there may be more to claim although nobody knocks: at once after a commit that let jobs
     /// wait, claimed some, or had no use for a place; a moment later after one that failed.
@@ -124,11 +126,13 @@ impl Writer {
         shared: Arc<Shared>,
         requests: mpsc::Receiver<Request>,
         schedule: Schedule,
+        quota: Quota,
     ) -> Self {
         Self {
             shared,
             requests,
             schedule,
+            quota,
             gate: ProgressGate::default(),
             look_again_at: Some(Timestamp::default()),
         }
@@ -263,13 +267,17 @@ impl Writer {
             .map(|(entry, _)| entry.clone())
             .collect();
         let clock = &self.shared.clock;
+        let room = self.quota.room(&entries);
         let group = Group {
             entries,
             demand: offer.demand(),
             terms: ClaimTerms {
                 worker_id: pool.map_or_else(String::new, |pool| pool.worker_id.clone()),
+                heard_at: clock.steady(),
                 lease_until: clock.steady().after(LEASE),
             },
+            room,
+            key_limits: Arc::default(),
             now: clock.now(),
         };
         let places = pool.map(|pool| &pool.places);
@@ -316,11 +324,14 @@ impl Writer {
     /// those are claimed in the commit that stores them.
     fn offer(&mut self, entries: &mut [Addressed], places: &Places, now: Timestamp) -> Offer {
         let mut offer = self.schedule.offer(places, now);
+        let wall = self.shared.clock.now();
         for (entry, _) in entries {
             if !places.any_free() {
                 break;
             }
-            if let Entry::Submit { new, hand_over } = entry {
+            if let Entry::Submit { new, hand_over } = entry
+                && new.start_at.is_none_or(|at| at <= wall)
+            {
                 let lane = Lane {
                     queue: new.spec.queue.clone(),
                     job_type: new.spec.job_type.clone(),
@@ -334,16 +345,21 @@ impl Writer {
 
     fn after_commit(&mut self, committed: &Committed) {
         self.schedule.moved(&committed.depth_changes);
+        self.quota.moved(&committed.depth_changes);
         let mut moved = committed.depth_changes.iter();
         let more = !committed.claimed.is_empty()
-            || moved.any(|(_, state, by)| *state == JobState::Queued && *by > 0);
+            // One that was set aside has left its place to the next.
+            || moved.any(|(_, state, by)| {
+                matches!(state, JobState::Queued | JobState::Blocked) && *by > 0
+            });
         if more {
             self.look_again_at = Some(Timestamp::default());
         }
+        let now = self.shared.clock.steady();
         for published in &committed.published {
             let job = &published.job;
             self.gate.committed(job);
-            self.shared.attempts.committed(job);
+            self.shared.attempts.committed(job, now);
             if job.state == JobState::Scheduled {
                 self.shared.due_changed.notify_one();
             }
@@ -359,8 +375,9 @@ impl Writer {
 
     fn hand_out(&self, claimed: Vec<Claimed>, pool: Option<&Pool>) {
         let Some(pool) = pool else { return };
+        let now = self.shared.clock.steady();
         for claimed in claimed {
-            let stop = self.shared.attempts.begin(&claimed.job);
+            let stop = self.shared.attempts.begin(&claimed.job, now);
             (pool.begin)(Handed { claimed, stop });
         }
     }

@@ -267,6 +267,7 @@ impl Server {
             types: types.collect(),
             log_bytes_max: self.config.log_bytes_max,
             watchers_max: self.config.watchers_max,
+            waiting_max: self.config.waiting_max,
             queues: self.config.queues.clone(),
             weights: self.config.weights.clone(),
         }

@@ -8,6 +8,7 @@
 mod plan;
 pub mod sqlite;
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -40,6 +41,13 @@ pub trait JobStore: Send + Sync + 'static {
     /// [`ReadError`].
     async fn job(&self, key: &JobKey, view: View) -> Result<Option<JobSnapshot>, ReadError>;
 
+    /// How many jobs of its lane would be claimed before a QUEUED job; `None` where that is more than
+    /// [`AHEAD_MAX`].
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    async fn ahead_of(&self, job: &Job) -> Result<Option<u64>, ReadError>;
+
     /// A page of jobs, newest first, without payloads. May look at every job of the tenant, and is then
     /// the one that ends with [`ReadError::TooLong`].
     ///
@@ -54,20 +62,21 @@ pub trait JobStore: Send + Sync + 'static {
     /// [`ReadError`].
     async fn log(&self, key: &JobKey, range: LogRange) -> Result<Option<LogPart>, ReadError>;
 
-    /// Scheduled jobs whose time has come, the earliest first, at most `limit`; and when the next one
+    /// Jobs whose time of some kind has come, the earliest first, at most `limit`; and when the next one
     /// after them is due.
     ///
     /// # Errors
     /// [`ReadError`].
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, ReadError>;
+    async fn due(&self, timer: Timer, now: Timestamp, limit: usize) -> Result<Due, ReadError>;
 
-    /// Jobs whose lease ended before `before`, by the steady clock, with the attempt that held it; at
-    /// most `limit`.
+    /// Jobs whose living attempt's time of some kind ended before `before`, by the steady clock, with
+    /// the attempt; at most `limit`.
     ///
     /// # Errors
     /// [`ReadError`].
-    async fn leases_ended(
+    async fn attempts_due(
         &self,
+        timer: AttemptTimer,
         before: Timestamp,
         limit: usize,
     ) -> Result<Vec<(JobKey, u32)>, ReadError>;
@@ -101,6 +110,9 @@ pub trait JobStore: Send + Sync + 'static {
     async fn close(&self);
 }
 
+/// Jobs that [`JobStore::ahead_of`] counts to. Chosen: counted in about a millisecond.
+pub const AHEAD_MAX: u64 = 10_000;
+
 /// How much of a job to read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum View {
@@ -117,6 +129,12 @@ pub struct Group {
     pub entries: Vec<Entry>,
     /// What may be claimed once the entries are done. At most one entry a lane.
     pub demand: Vec<Demand>,
+    /// How many more jobs of a tenant may wait before its submits are refused; tenants that are not
+    /// named are not bound.
+    pub room: HashMap<Name, usize>,
+    /// How many jobs of a queue may run at once that share a concurrency key; queues that are not named
+    /// have the default of one.
+    pub key_limits: Arc<BTreeMap<Name, usize>>,
     /// Who claims, and until when the leases hold.
     pub terms: ClaimTerms,
     /// The time of every event in the group.
@@ -126,12 +144,22 @@ pub struct Group {
 /// One change of a group.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Entry {
-    /// A new job, unless its idempotency key is used.
+    /// A new job, unless its idempotency key is used or its unique place is taken.
     Submit {
         /// The job.
         new: Box<NewJob>,
         /// Whether it is claimed at once: its type has a free place and nothing waits before it.
         hand_over: bool,
+    },
+    /// New jobs, all or none of them. Those whose idempotency key is used are answered as they are.
+    Batch(Vec<NewJob>),
+    /// A new job made of one that failed, was cancelled or has expired; or the one that was made of it
+    /// before.
+    Retry {
+        /// Which one.
+        key: JobKey,
+        /// The id of the new one.
+        new_id: JobId,
     },
     /// Something happens to a stored job.
     Change {
@@ -156,6 +184,8 @@ pub struct Demand {
 pub struct ClaimTerms {
     /// Who.
     pub worker_id: String,
+    /// Now, by the steady clock.
+    pub heard_at: Timestamp,
     /// Until when, by the steady clock.
     pub lease_until: Timestamp,
 }
@@ -187,8 +217,23 @@ pub enum Reply {
     Refused(Refusal),
     /// There is no such job.
     Missing,
-    /// A submit's key belongs to another request, which made this job.
+    /// A submit was refused.
+    NotTaken(NotTaken),
+    /// The jobs of a batch, in order, each with whether its key had made it before.
+    Batch(Vec<(Arc<Job>, bool)>),
+    /// A batch was refused: by item, from 0.
+    BatchNotTaken(Vec<(usize, NotTaken)>),
+}
+
+/// Why a new job was not stored.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NotTaken {
+    /// Its key belongs to another request, which made this job.
     KeyReused(JobId),
+    /// This job has its unique place.
+    UniqueTaken(JobId),
+    /// As many jobs of its tenant wait as may.
+    NoRoom,
 }
 
 /// A job that was claimed, with what an attempt needs.
@@ -268,6 +313,26 @@ pub struct LogPart {
     pub job: Arc<Job>,
     /// Ascending, without holes. The first may begin before what was asked for.
     pub segments: Vec<Arc<Segment>>,
+}
+
+/// Times that come by the wall clock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Timer {
+    /// When a scheduled job may run.
+    Start,
+    /// When a waiting job expires.
+    Deadline,
+    /// When a finished job may be removed.
+    Purge,
+}
+
+/// Times of a living attempt, by the steady clock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AttemptTimer {
+    /// When its lease ends.
+    Lease,
+    /// When it has been silent for its job's stall time.
+    Stall,
 }
 
 /// What is due.

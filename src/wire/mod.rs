@@ -68,6 +68,9 @@ pub fn to_event(job_id: String, event: Event) -> pb::JobEvent {
             reason,
             requested_by,
         }),
+        EventKind::Stalled { silent_since } => Wire::Stalled(pb::Stalled {
+            silent_since: Some(to_timestamp(silent_since)),
+        }),
     };
     pb::JobEvent {
         job_id,
@@ -102,25 +105,50 @@ pub fn to_job(snapshot: JobSnapshot) -> pb::Job {
             initial_backoff: Some(to_duration(policy.initial_backoff)),
             max_backoff: Some(to_duration(policy.max_backoff)),
             backoff_multiplier: policy.backoff_multiplier,
+            non_retryable_reasons: policy.non_retryable_reasons.clone(),
         }),
         timeouts: Some(pb::Timeouts {
+            queue_timeout: spec.timeouts.queue_timeout.map(to_duration),
             run_timeout: spec.timeouts.run_timeout.map(to_duration),
+            total_timeout: spec.timeouts.total_timeout.map(to_duration),
+            heartbeat_timeout: spec.timeouts.heartbeat_timeout.map(to_duration),
             cancel_grace: Some(to_duration(spec.timeouts.cancel_grace)),
+            stall_time: Some(to_duration(spec.timeouts.stall_time)),
         }),
         last_sequence: job.last_sequence,
         first_sequence: job.first_sequence,
+        // Only who is asked for one job looks: see `put_place`.
+        queue_position: None,
+        estimated_start_time: None,
         create_time: Some(to_timestamp(job.created_at)),
         schedule_time: waits.then(|| to_timestamp(job.run_at)),
         start_time: job.detail.started_at.map(to_timestamp),
         update_time: Some(to_timestamp(job.updated_at)),
         end_time: job.ended_at.map(to_timestamp),
+        purge_time: job.purge_at.map(to_timestamp),
+        stalled_since: job.stalled_since.map(to_timestamp),
         worker_id: job.detail.worker_id.clone(),
         cancel_reason: job.detail.cancel_reason.clone(),
+        concurrency_key: text_of(spec.concurrency_key.as_ref()),
         checkpoint: payloads.checkpoint.map(to_payload),
         tenant: job.key.tenant.to_string(),
         idempotency_key: spec.idempotency_key.clone().unwrap_or_default(),
+        batch_id: text_of(spec.batch_id),
+        retry_of_job_id: text_of(spec.retry_of),
+        retried_by_job_id: text_of(job.detail.retried_by),
         dropped_log_bytes: i64::try_from(job.detail.dropped_log_bytes).unwrap_or(i64::MAX),
     }
+}
+
+/// Adds to the message of a waiting job where it stands.
+pub fn put_place(job: &mut pb::Job, position: Option<u64>, estimated_start_at: Option<Timestamp>) {
+    job.queue_position = position.map(|position| i64::try_from(position).unwrap_or(i64::MAX));
+    job.estimated_start_time = estimated_start_at.map(to_timestamp);
+}
+
+/// Empty where there is nothing.
+fn text_of(value: Option<impl ToString>) -> String {
+    value.map(|value| value.to_string()).unwrap_or_default()
 }
 
 /// The message of a payload.
@@ -320,14 +348,14 @@ mod tests {
         }
         assert_eq!(from_state(0), None);
         assert_eq!(from_state(99), None);
-        for number in 1..=6 {
+        for number in 1..=7 {
             let wire = pb::EventType::try_from(number).expect("published");
             let tag = from_event_type(number).expect("known");
             let (wire, tag) = (wire.as_str_name().replace('_', ""), format!("{tag:?}"));
             assert_eq!(wire, format!("EVENTTYPE{}", tag.to_uppercase()));
         }
         assert_eq!(from_event_type(0), None);
-        assert_eq!(from_event_type(7), None);
+        assert_eq!(from_event_type(8), None);
     }
 
     #[test]

@@ -286,7 +286,7 @@ fn others(job_id: &str) -> Vec<(Call, Option<&'static str>)> {
             watch(&|r| r.event_types = vec![1, 0]),
             Some("event_types[1]"),
         ),
-        (watch(&|r| r.event_types = vec![7]), Some("event_types[0]")),
+        (watch(&|r| r.event_types = vec![8]), Some("event_types[0]")),
         (watch(&|r| r.min_progress_interval = span(YEAR, 0)), None),
         (
             watch(&|r| r.min_progress_interval = span(YEAR, 1)),

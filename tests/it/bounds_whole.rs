@@ -23,6 +23,7 @@ async fn all_that_is_wrong_with_a_request_is_told_at_once() {
         priority: 1_001,
         labels: label("l", 256),
         input: text(MEBIBYTE),
+        ..pb::SubmitRequest::default()
     };
     let of_submit = [
         "type",

@@ -8,15 +8,15 @@ use futures_util::future::poll_immediate;
 use pacenote::config::TypeSettings;
 use pacenote::grpc;
 use pacenote::job::JobState;
-use pacenote::job::limits::{LOG_BYTES_DEFAULT, WATCHERS_DEFAULT};
+use pacenote::job::limits::{LOG_BYTES_DEFAULT, WAITING_DEFAULT, WATCHERS_DEFAULT};
 use pacenote::job::name::{JobKey, Lane, Name};
 use pacenote::job::time::{SystemClock, Timestamp};
 use pacenote::job::{Job, JobSnapshot};
 use pacenote::queue::{JobQueue, KnownType, QueueSettings};
 use pacenote::store::sqlite::SqliteStore;
 use pacenote::store::{
-    Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, Purge, Purged, ReadError,
-    StoreError, View,
+    AttemptTimer, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, Purge, Purged,
+    ReadError, StoreError, Timer, View,
 };
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, OwnedRwLockWriteGuard, RwLock};
@@ -98,6 +98,10 @@ impl JobStore for Faulty {
         self.store.job(key, view).await
     }
 
+    async fn ahead_of(&self, job: &Job) -> Result<Option<u64>, ReadError> {
+        self.store.ahead_of(job).await
+    }
+
     async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Job>>, ReadError> {
         let fails = self.next_list.lock().expect("not poisoned").take();
         match fails {
@@ -110,16 +114,17 @@ impl JobStore for Faulty {
         self.store.log(key, range).await
     }
 
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, ReadError> {
-        self.store.due(now, limit).await
+    async fn due(&self, timer: Timer, now: Timestamp, limit: usize) -> Result<Due, ReadError> {
+        self.store.due(timer, now, limit).await
     }
 
-    async fn leases_ended(
+    async fn attempts_due(
         &self,
+        timer: AttemptTimer,
         before: Timestamp,
         limit: usize,
     ) -> Result<Vec<(JobKey, u32)>, ReadError> {
-        self.store.leases_ended(before, limit).await
+        self.store.attempts_due(timer, before, limit).await
     }
 
     async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
@@ -161,6 +166,7 @@ impl FaultyServer {
             types: [(Name::of("any"), any)].into(),
             log_bytes_max: LOG_BYTES_DEFAULT,
             watchers_max: WATCHERS_DEFAULT,
+            waiting_max: WAITING_DEFAULT,
             ..QueueSettings::default()
         };
         let clock = Arc::new(SystemClock::new());

@@ -202,6 +202,7 @@ async fn everything_of_a_submit_comes_back() {
         labels: [("team", "é \u{0}"), ("empty", "")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into(),
+        ..pb::SubmitRequest::default()
     };
     let basic = server.submit(request.clone()).await;
     assert_eq!(basic.input, None, "BASIC");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::poll_immediate;
 use pacenote::config::TypeSettings;
 use pacenote::executor::Executor;
-use pacenote::job::limits::{LOG_BYTES_DEFAULT, WATCHERS_DEFAULT};
+use pacenote::job::limits::{LOG_BYTES_DEFAULT, WAITING_DEFAULT, WATCHERS_DEFAULT};
 use pacenote::job::name::{JobKey, Name};
 use pacenote::job::time::{SystemClock, Timestamp};
 use pacenote::job::{JobState, Outcome};
@@ -31,6 +31,7 @@ async fn open(store: &Faulty) -> JobQueue {
         types: [(Name::of(TYPE), puppet)].into(),
         log_bytes_max: LOG_BYTES_DEFAULT,
         watchers_max: WATCHERS_DEFAULT,
+        waiting_max: WAITING_DEFAULT,
         ..QueueSettings::default()
     };
     let clock = Arc::new(SystemClock::new());

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pacenote::config::TypeSettings;
 use pacenote::job::event::EventTag;
-use pacenote::job::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX};
+use pacenote::job::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, WAITING_DEFAULT};
 use pacenote::job::name::{JobKey, Lane, Name};
 use pacenote::job::time::{SystemClock, Timestamp};
 use pacenote::job::{Job, JobSnapshot, JobState, Outcome, Report};
@@ -20,8 +20,8 @@ use pacenote::queue::{
 };
 use pacenote::store::sqlite::SqliteStore;
 use pacenote::store::{
-    Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, Purge, Purged, ReadError,
-    StoreError, View,
+    AttemptTimer, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, Purge, Purged,
+    ReadError, StoreError, Timer, View,
 };
 use proptest::prelude::*;
 
@@ -41,6 +41,10 @@ impl JobStore for Counting {
     async fn job(&self, key: &JobKey, view: View) -> Result<Option<JobSnapshot>, ReadError> {
         self.store.job(key, view).await
     }
+    async fn ahead_of(&self, job: &Job) -> Result<Option<u64>, ReadError> {
+        self.store.ahead_of(job).await
+    }
+
     async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Job>>, ReadError> {
         self.store.list(query).await
     }
@@ -48,15 +52,16 @@ impl JobStore for Counting {
         self.log_reads.fetch_add(1, Ordering::Relaxed);
         self.store.log(key, range).await
     }
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, ReadError> {
-        self.store.due(now, limit).await
+    async fn due(&self, timer: Timer, now: Timestamp, limit: usize) -> Result<Due, ReadError> {
+        self.store.due(timer, now, limit).await
     }
-    async fn leases_ended(
+    async fn attempts_due(
         &self,
+        timer: AttemptTimer,
         before: Timestamp,
         limit: usize,
     ) -> Result<Vec<(JobKey, u32)>, ReadError> {
-        self.store.leases_ended(before, limit).await
+        self.store.attempts_due(timer, before, limit).await
     }
     async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
         self.store.depths().await
@@ -146,6 +151,7 @@ async fn open(dir: &Path) -> (JobQueue, Arc<AtomicUsize>) {
         types: [(Name::of("work"), known)].into(),
         log_bytes_max: 64 * 1024 * 1024,
         watchers_max: 10,
+        waiting_max: WAITING_DEFAULT,
         ..QueueSettings::default()
     };
     let queue = JobQueue::open(Arc::new(store), Arc::new(SystemClock::new()), settings);

@@ -121,6 +121,7 @@ fn kind(event: &pb::JobEvent) -> String {
         Event::Log(_) => "log",
         Event::AttemptEnd(_) => "end",
         Event::CancelRequested(_) => "cancel",
+        Event::Stalled(_) => "stalled",
     };
     kind.to_owned()
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::cli::bench::load::{Sample, median, micros};
 use crate::cli::bench::report::{Figure, Report, Target};
 use crate::config::TypeSettings;
-use crate::job::limits::{LEASE, LOG_BYTES_DEFAULT};
+use crate::job::limits::LEASE;
 use crate::job::name::{JobId, JobKey, Lane, Name};
 use crate::job::payload::Payload;
 use crate::job::time::{Clock, SystemClock};
@@ -103,32 +103,19 @@ impl Bench {
     }
 
     async fn fill(&self, job_type: &'static str, jobs: usize) -> anyhow::Result<()> {
-        let settings = TypeSettings::default();
-        let spec = Arc::new(JobSpec {
-            job_type: Name::of(job_type),
-            queue: settings.queue,
-            priority: 0,
-            labels: Default::default(),
-            idempotency_key: None,
-            fingerprint: String::new(),
-            retry_policy: settings.retry_policy,
-            timeouts: settings.timeouts,
-            log_bytes_max: LOG_BYTES_DEFAULT,
-            progress_interval: settings.progress_interval,
-        });
         let mut left = jobs;
         while left > 0 {
             let some = left.min(GROUP);
             left -= some;
             let submit = |_| Entry::Submit {
-                new: Box::new(NewJob {
-                    key: JobKey {
+                new: Box::new(NewJob::new(
+                    JobKey {
                         tenant: default_tenant(),
                         id: JobId::new(Uuid::now_v7()),
                     },
-                    spec: Arc::clone(&spec),
-                    input: Some(Payload::text("0001.jpg")),
-                }),
+                    JobSpec::of(Name::of(job_type)),
+                    Some(Payload::text("0001.jpg")),
+                )),
                 hand_over: false,
             };
             self.commit((0..some).map(submit).collect(), Vec::new())
@@ -160,8 +147,11 @@ impl Bench {
             demand,
             terms: ClaimTerms {
                 worker_id: "bench".to_owned(),
+                heard_at: self.clock.steady(),
                 lease_until: self.clock.steady().after(LEASE),
             },
+            room: Default::default(),
+            key_limits: Arc::default(),
             now: self.clock.now(),
         };
         Ok(self.store.commit(group).await?.claimed.len())

@@ -98,6 +98,7 @@ fn submit_request(args: &SubmitArgs) -> Result<pb::SubmitRequest, String> {
         idempotency_key: args.idempotency_key.clone().unwrap_or_default(),
         priority: args.priority,
         labels: args.labels.iter().cloned().collect(),
+        ..pb::SubmitRequest::default()
     })
 }
 

@@ -53,7 +53,7 @@ impl Screen {
             }
             Some(Event::Output(chunk)) => self.output(chunk, output)?,
             Some(Event::Log(line)) => self.above(&text::log(line)),
-            Some(Event::AttemptEnd(_) | Event::CancelRequested(_)) | None => {
+            Some(Event::AttemptEnd(_) | Event::CancelRequested(_) | Event::Stalled(_)) | None => {
                 self.above(&text::event(event));
             }
         }

@@ -42,7 +42,7 @@ pub(crate) fn event(event: &pb::JobEvent) -> String {
         Some(Event::Log(line)) => format!("{sequence} log {}", log(line)),
         Some(Event::AttemptEnd(end)) => {
             let how = end.error.as_ref().map_or_else(
-                || "handed back".to_owned(),
+                || "handed back, or snoozed".to_owned(),
                 |error| format!("failed {}", job_error(error)),
             );
             let next = end
@@ -56,6 +56,11 @@ pub(crate) fn event(event: &pb::JobEvent) -> String {
                 "{sequence} cancel requested{}",
                 parenthesised(&cancel.reason)
             )
+        }
+        Some(Event::Stalled(stalled)) => {
+            let since = stalled.silent_since.as_ref();
+            let since = since.map_or_else(String::new, |at| format!(" since {at}"));
+            format!("{sequence} stalled: silent{since}")
         }
         None => format!("{sequence} unknown (a newer pacenote can show it)"),
     }

@@ -72,6 +72,7 @@ impl ProgressGate {
                         attempt,
                         reports,
                         lease_until,
+                        ..
                     },
             } if self.holds_lease(&key, attempt) => {
                 self.admit_report(key, attempt, reports, lease_until, slot, now, out);
@@ -82,7 +83,9 @@ impl ProgressGate {
                 }
                 out.push((Entry::Change { key, change }, slot));
             }
-            submit @ Entry::Submit { .. } => out.push((submit, slot)),
+            new @ (Entry::Submit { .. } | Entry::Batch(_) | Entry::Retry { .. }) => {
+                out.push((new, slot));
+            }
         }
     }
 
@@ -129,6 +132,7 @@ impl ProgressGate {
         let change = Change::Report {
             attempt,
             reports: passed,
+            heard_at: now,
             lease_until,
         };
         out.push((Entry::Change { key, change }, slot));
@@ -176,6 +180,7 @@ impl ProgressGate {
                     attempt,
                     reports,
                     lease_until,
+                    ..
                 },
         } = entry
             && let Some(Report::Progress(progress)) = reports.into_iter().next_back()
@@ -248,6 +253,7 @@ impl ProgressGate {
             change: Change::Report {
                 attempt: pending.attempt,
                 reports: vec![Report::Progress(pending.progress)],
+                heard_at: now,
                 lease_until: pending.lease_until,
             },
         })

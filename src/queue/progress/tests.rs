@@ -1,14 +1,10 @@
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use uuid::Uuid;
 
 use super::*;
 use crate::job::limits::LEASE;
 use crate::job::name::{JobId, Name};
 use crate::job::payload::Payload;
-use crate::job::policy::{RetryPolicy, Timeouts};
-use crate::job::{JobSpec, NewJob, Outcome};
+use crate::job::{CancelCause, JobSpec, NewJob, Outcome};
 
 const INTERVAL: Duration = Duration::from_millis(50);
 
@@ -21,25 +17,15 @@ struct Bench {
 impl Bench {
     fn new(interval: Duration) -> Self {
         let spec = JobSpec {
-            job_type: Name::of("work"),
-            queue: Name::of("default"),
-            priority: 0,
-            labels: BTreeMap::new(),
-            idempotency_key: None,
-            fingerprint: String::new(),
-            retry_policy: RetryPolicy::default(),
-            timeouts: Timeouts::default(),
             log_bytes_max: 4000,
             progress_interval: interval,
+            ..JobSpec::of(Name::of("work"))
         };
-        let new = NewJob {
-            key: JobKey {
-                tenant: Name::of("default"),
-                id: JobId::new(Uuid::from_u128(1)),
-            },
-            spec: Arc::new(spec),
-            input: None,
+        let key = JobKey {
+            tenant: Name::of("default"),
+            id: JobId::new(Uuid::from_u128(1)),
         };
+        let new = NewJob::new(key, spec, None);
         let (job, _) = Job::submit(&new, at(0));
         let mut bench = Self {
             gate: ProgressGate::default(),
@@ -52,6 +38,7 @@ impl Bench {
     fn claim(&mut self, now: u64) {
         let claim = Change::Claim {
             worker_id: "w".to_owned(),
+            heard_at: at(now),
             lease_until: at(now).after(LEASE),
         };
         self.job.apply(claim, at(now)).expect("it waits");
@@ -69,6 +56,7 @@ impl Bench {
         self.change(Change::Report {
             attempt: self.job.attempt,
             reports,
+            heard_at: at(now),
             lease_until: at(now).after(LEASE),
         })
     }
@@ -143,6 +131,11 @@ fn words(entry: &Entry) -> Vec<String> {
         Change::Lose { .. } => "lose",
         Change::Claim { .. } => "claim",
         Change::BecomeDue => "due",
+        Change::Stall { .. } => "stall",
+        Change::Expire => "expire",
+        Change::Hold => "hold",
+        Change::Unblock => "unblock",
+        Change::Retried { .. } => "retried",
     };
     vec![one.to_owned()]
 }
@@ -190,6 +183,7 @@ fn held_progress_is_due_when_its_interval_ends_although_nothing_more_comes() {
 #[test]
 fn held_progress_is_stored_before_any_other_event_and_before_the_end() {
     let cancel = Change::Cancel {
+        cause: CancelCause::Requested,
         reason: String::new(),
         requested_by: String::new(),
     };
@@ -322,6 +316,7 @@ fn a_late_report_is_refused_by_the_store_and_does_not_replace_what_is_held() {
     let late = bench.change(Change::Report {
         attempt: 1,
         reports: vec![progress(90)],
+        heard_at: at(2),
         lease_until: at(2).after(LEASE),
     });
     let out = bench.group_entries(2, vec![late]);

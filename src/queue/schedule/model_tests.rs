@@ -8,34 +8,21 @@ use uuid::Uuid;
 
 use super::tests::{at, lane, limits};
 use super::*;
-use crate::job::limits::PROGRESS_INTERVAL_DEFAULT;
 use crate::job::name::{JobId, JobKey};
-use crate::job::policy::{RetryPolicy, Timeouts};
 use crate::job::queue::RateLimit;
 use crate::job::{Job, JobSpec, NewJob, Payloads};
 
 /// A job of a lane as a store hands it out.
 pub(super) fn claimed(lane: &Lane) -> Claimed {
+    let key = JobKey {
+        tenant: lane.tenant.clone(),
+        id: JobId::new(Uuid::nil()),
+    };
     let spec = JobSpec {
-        job_type: lane.job_type.clone(),
         queue: lane.queue.clone(),
-        priority: 0,
-        labels: BTreeMap::new(),
-        idempotency_key: None,
-        fingerprint: String::new(),
-        retry_policy: RetryPolicy::default(),
-        timeouts: Timeouts::default(),
-        log_bytes_max: 0,
-        progress_interval: PROGRESS_INTERVAL_DEFAULT,
+        ..JobSpec::of(lane.job_type.clone())
     };
-    let new = NewJob {
-        key: JobKey {
-            tenant: lane.tenant.clone(),
-            id: JobId::new(Uuid::nil()),
-        },
-        spec: Arc::new(spec),
-        input: None,
-    };
+    let new = NewJob::new(key, spec, None);
     Claimed {
         job: Arc::new(Job::submit(&new, at(0)).0),
         payloads: Payloads::default(),

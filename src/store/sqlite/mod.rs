@@ -32,8 +32,8 @@ use crate::store::sqlite::open::BUSY_TIMEOUT;
 use crate::store::sqlite::readers::Readers;
 use crate::store::sqlite::write::Writer;
 use crate::store::{
-    Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, OpenError, Purge, Purged,
-    ReadError, StoreError, View,
+    AttemptTimer, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, OpenError, Purge,
+    Purged, ReadError, StoreError, Timer, View,
 };
 
 /// The write-ahead log is cut back when it is larger than this and nothing else is to do. Bytes.
@@ -70,10 +70,10 @@ impl SqliteStore {
         let opened = open::open(path).await?;
         Ok(Self {
             path: opened.path,
-            writer: Arc::new(Mutex::new(Some(Writer::new(
-                opened.writer,
-                opened.next_position,
-            )))),
+            writer: Arc::new(Mutex::new(Some(
+                Writer::open(opened.writer, opened.next_position)
+                    .map_err(|error| OpenError::Unusable(error.to_string()))?,
+            ))),
             readers: opened.readers,
             secret: opened.secret,
             store_id: opened.store_id,
@@ -175,6 +175,10 @@ impl JobStore for SqliteStore {
         read::job(&self.readers, key, view).await
     }
 
+    async fn ahead_of(&self, job: &Job) -> Result<Option<u64>, ReadError> {
+        read::ahead_of(&self.readers, job).await
+    }
+
     async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Job>>, ReadError> {
         read::list(&self.readers, query).await
     }
@@ -183,16 +187,17 @@ impl JobStore for SqliteStore {
         read::log(&self.readers, key, range).await
     }
 
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, ReadError> {
-        read::due(&self.readers, now, limit).await
+    async fn due(&self, timer: Timer, now: Timestamp, limit: usize) -> Result<Due, ReadError> {
+        read::due(&self.readers, timer, now, limit).await
     }
 
-    async fn leases_ended(
+    async fn attempts_due(
         &self,
+        timer: AttemptTimer,
         before: Timestamp,
         limit: usize,
     ) -> Result<Vec<(JobKey, u32)>, ReadError> {
-        read::leases_ended(&self.readers, before, limit).await
+        read::attempts_due(&self.readers, timer, before, limit).await
     }
 
     async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
@@ -224,7 +229,10 @@ impl JobStore for SqliteStore {
         self.readers.close().await;
         // What was answered is on disk; a failure to say good-bye changes nothing.
         let _ = tokio::task::spawn_blocking(move || drop(writer)).await;
-        // Whoever still holds a queue must not keep the next server out.
-        drop(locked(&self.lock).take());
+        // Whoever still holds a queue must not keep the next server out. Said aloud, because a program that
+        // is being started has a copy of the descriptor until it runs, and the lock would live on in it.
+        if let Some(lock) = locked(&self.lock).take() {
+            let _ = lock.unlock();
+        }
     }
 }

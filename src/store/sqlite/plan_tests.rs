@@ -24,12 +24,13 @@ const FILL: &str = "
 create temp table guard (ok integer);
 create temp table states (number integer, state text);
 insert into states values
-    (1, 'scheduled'), (2, 'queued'), (3, 'running'), (4, 'cancelling'), (5, 'succeeded');
+    (0, 'blocked'), (1, 'scheduled'), (2, 'queued'), (3, 'running'), (4, 'cancelling'), (5, 'succeeded');
 with recursive n(i) as (select 1 union all select i + 1 from n where i < 1000)
 insert into jobs
 select 'default', randomblob(16), 'work', 'default', state, 0, i, 1, 1, 0,
-    iif(state in ('running', 'cancelling'), i, null), 1, 1, i, i,
-    iif(state = 'succeeded', i, null), cast(state || i as blob), 1, x'7b7d', x'7b7d'
+    iif(state in ('running', 'cancelling'), i, null), null, null, iif(state in ('blocked', 'scheduled', 'queued'), i, null), 1, 1, i, i,
+    iif(state = 'succeeded', i, null), iif(state = 'succeeded', i, null), null, 'key',
+    cast(i as blob), cast(state || i as blob), 1, x'7b7d', x'7b7d'
 from n, states;
 insert into segments (tenant, job_id, first_sequence, last_sequence, tags, body)
 select tenant, id, 1, 1, x'01', x'0a00' from jobs";
@@ -53,7 +54,7 @@ type Case = (
 
 const SCANS: [&str; 3] = ["SCAN j", "SCAN segments", "SCAN payloads"];
 
-const CASES: [Case; 13] = [
+const CASES: [Case; 20] = [
     (
         read::JOB,
         &["SEARCH j USING PRIMARY KEY (tenant=? AND id=?)"],
@@ -108,8 +109,42 @@ const CASES: [Case; 13] = [
         &[],
     ),
     (
-        read::DUE,
+        read::DUE_TO_START,
         &["USING COVERING INDEX jobs_scheduled"],
+        &["TEMP B-TREE"],
+    ),
+    (
+        read::DUE_TO_EXPIRE,
+        &["USING COVERING INDEX jobs_deadline"],
+        &["TEMP B-TREE"],
+    ),
+    (
+        read::DUE_TO_PURGE,
+        &["USING COVERING INDEX jobs_purge"],
+        &["TEMP B-TREE"],
+    ),
+    (read::SILENT, &["USING INDEX jobs_leased"], &["TEMP B-TREE"]),
+    (
+        read::JOB_OF_PLACE,
+        &["SEARCH j USING INDEX jobs_unique (tenant=? AND job_type=? AND unique_key=?)"],
+        &["TEMP B-TREE"],
+    ),
+    (
+        read::AHEAD,
+        &[
+            "SEARCH jobs USING COVERING INDEX jobs_ready (queue=? AND job_type=? AND tenant=? AND priority>?)",
+            "SEARCH jobs USING COVERING INDEX jobs_ready (queue=? AND job_type=? AND tenant=? AND priority=? AND (run_at_us,id)<(?,?))",
+        ],
+        &["TEMP B-TREE"],
+    ),
+    (
+        read::BLOCKED_HEADS,
+        &["SEARCH j USING INDEX jobs_blocked (tenant=? AND queue=? AND concurrency_key=?)"],
+        &["TEMP B-TREE"],
+    ),
+    (
+        write::LANE_HEADS,
+        &["SEARCH jobs USING COVERING INDEX jobs_ready (queue=? AND job_type=? AND tenant=?)"],
         &["TEMP B-TREE"],
     ),
     (

@@ -7,7 +7,9 @@ use crate::job::time::Timestamp;
 use crate::job::{Job, JobSnapshot, JobState, Payloads};
 use crate::store::sqlite::readers::Readers;
 use crate::store::sqlite::rows::{self, JOB_COLUMNS, job_columns};
-use crate::store::{Due, ListQuery, LogPart, LogRange, ReadError, StoreError, View};
+use crate::store::{
+    AHEAD_MAX, AttemptTimer, Due, ListQuery, LogPart, LogRange, ReadError, StoreError, Timer, View,
+};
 
 pub(super) const JOB: &str = concat!(
     "select ",
@@ -36,6 +38,31 @@ pub(super) const JOB_OF_KEY: &str = concat!(
     job_columns!(),
     " from jobs j where j.tenant = $1 and j.idempotency_key = $2"
 );
+
+/// The newest job of a unique place, or none.
+pub(super) const JOB_OF_PLACE: &str = concat!(
+    "select ",
+    job_columns!(),
+    // Named, because the primary key has the order too, and every job of the tenant.
+    " from jobs j indexed by jobs_unique
+      where j.tenant = $1 and j.job_type = $2 and j.unique_key = $3
+      order by j.id desc limit 1"
+);
+
+/// The first `$4` jobs that wait for others with a concurrency key, in the order of claims.
+pub(super) const BLOCKED_HEADS: &str = concat!(
+    "select ",
+    job_columns!(),
+    " from jobs j
+      where j.tenant = $1 and j.queue = $2 and j.concurrency_key = $3 and j.state = 'blocked'
+      order by j.priority desc, j.run_at_us, j.id limit $4 + 0"
+);
+
+/// How many jobs run with each concurrency key.
+pub(super) const KEYS_RUNNING: &str = "
+select tenant, queue, concurrency_key, count(*) from jobs
+where state in ('running', 'cancelling') and concurrency_key is not null
+group by tenant, queue, concurrency_key";
 
 /// Newest first: the primary key's order, backwards. Without `$2` it begins above every id, which is 16
 /// bytes: a condition with `or` would read every newer job to reach an old page.
@@ -79,14 +106,41 @@ pub(super) const LOG: &str = concat!(
       order by s.first_sequence"
 );
 
-/// One more than asked for, to know when the next one is due.
-pub(super) const DUE: &str = "
+// Of each of these, one more than asked for is read, to know when the next one is due.
+
+pub(super) const DUE_TO_START: &str = "
 select tenant, id, run_at_us from jobs where state = 'scheduled' order by run_at_us limit $1 + 0";
+
+pub(super) const DUE_TO_EXPIRE: &str = "
+select tenant, id, deadline_at_us from jobs where deadline_at_us is not null
+order by deadline_at_us limit $1 + 0";
+
+pub(super) const DUE_TO_PURGE: &str = "
+select tenant, id, purge_at_us from jobs where purge_at_us is not null
+order by purge_at_us limit $1 + 0";
 
 pub(super) const LEASES_ENDED: &str = "
 select tenant, id, attempt from jobs
 where state in ('running', 'cancelling') and lease_expires_at_us < $1
 order by lease_expires_at_us limit $2 + 0";
+
+/// Looks at every job that runs.
+pub(super) const SILENT: &str = "
+select tenant, id, attempt from jobs
+where state in ('running', 'cancelling') and stall_at_us <= $1 limit $2 + 0";
+
+/// How many stand before the job with priority `$4`, due time `$5` and id `$6` in the order of its lane's
+/// claims: those of higher priority, and those of the same that came before it; to `$7` of each at most.
+pub(super) const AHEAD: &str = "
+select (select count(*) from (
+        select 1 from jobs
+        where queue = $1 and job_type = $2 and tenant = $3 and state = 'queued' and priority > $4
+        limit $7 + 0))
+    + (select count(*) from (
+        select 1 from jobs
+        where queue = $1 and job_type = $2 and tenant = $3 and state = 'queued' and priority = $4
+            and (run_at_us, id) < ($5, $6)
+        limit $7 + 0))";
 
 const DEPTHS: &str = "select queue, job_type, tenant, state, jobs from depths";
 
@@ -114,6 +168,22 @@ pub(super) async fn job(
         View::Full => rows::snapshot(row)?,
     };
     Ok(Some(snapshot))
+}
+
+pub(super) async fn ahead_of(readers: &Readers, job: &Job) -> Result<Option<u64>, ReadError> {
+    let lane = job.lane();
+    let select = sqlx::query(AHEAD)
+        .bind(lane.queue.as_str().to_owned())
+        .bind(lane.job_type.as_str().to_owned())
+        .bind(lane.tenant.as_str().to_owned())
+        .bind(job.spec.priority)
+        .bind(job.run_at.as_micros())
+        .bind(job.key.id.as_uuid().as_bytes().as_slice())
+        .bind(AHEAD_MAX as i64 + 1);
+    let rows = readers.all(select).await?;
+    let ahead = rows.first().map_or(Ok(0), |row| rows::number(row, 0))?;
+    let ahead = u64::try_from(ahead).unwrap_or(0);
+    Ok((ahead <= AHEAD_MAX).then_some(ahead))
 }
 
 pub(super) async fn list(readers: &Readers, query: &ListQuery) -> Result<Vec<Arc<Job>>, ReadError> {
@@ -162,17 +232,27 @@ pub(super) async fn log(
     Ok(Some(LogPart { job, segments }))
 }
 
-pub(super) async fn due(readers: &Readers, now: Timestamp, limit: usize) -> Result<Due, ReadError> {
-    let select = sqlx::query(DUE).bind(i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX));
+pub(super) async fn due(
+    readers: &Readers,
+    timer: Timer,
+    now: Timestamp,
+    limit: usize,
+) -> Result<Due, ReadError> {
+    let sql = match timer {
+        Timer::Start => DUE_TO_START,
+        Timer::Deadline => DUE_TO_EXPIRE,
+        Timer::Purge => DUE_TO_PURGE,
+    };
+    let select = sqlx::query(sql).bind(i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX));
     let rows = readers.all(select).await?;
     let mut due = Due {
         keys: Vec::new(),
         next: None,
     };
     for row in &rows {
-        let run_at = Timestamp::from_micros(rows::number(row, 2)?);
-        if run_at > now || due.keys.len() == limit {
-            due.next = Some(run_at);
+        let at = Timestamp::from_micros(rows::number(row, 2)?);
+        if at > now || due.keys.len() == limit {
+            due.next = Some(at);
             break;
         }
         due.keys.push(key_of(row)?);
@@ -180,12 +260,17 @@ pub(super) async fn due(readers: &Readers, now: Timestamp, limit: usize) -> Resu
     Ok(due)
 }
 
-pub(super) async fn leases_ended(
+pub(super) async fn attempts_due(
     readers: &Readers,
+    timer: AttemptTimer,
     before: Timestamp,
     limit: usize,
 ) -> Result<Vec<(JobKey, u32)>, ReadError> {
-    let select = sqlx::query(LEASES_ENDED)
+    let sql = match timer {
+        AttemptTimer::Lease => LEASES_ENDED,
+        AttemptTimer::Stall => SILENT,
+    };
+    let select = sqlx::query(sql)
         .bind(before.as_micros())
         .bind(i64::try_from(limit).unwrap_or(i64::MAX));
     let rows = readers.all(select).await?;

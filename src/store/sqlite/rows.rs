@@ -12,12 +12,12 @@ use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use crate::job::limits::{LOG_BYTES_DEFAULT, PROGRESS_INTERVAL_DEFAULT};
-use crate::job::name::{JobId, JobKey, Name};
+use crate::job::name::{BatchId, JobId, JobKey, Name};
 use crate::job::payload::{Content, Payload};
-use crate::job::policy::{RetryPolicy, Timeouts};
+use crate::job::policy::{Retention, RetryPolicy, Timeouts};
 use crate::job::segment::Segment;
 use crate::job::time::Timestamp;
-use crate::job::{Job, JobFields, JobSnapshot, JobSpec, JobState, Payloads};
+use crate::job::{Job, JobFields, JobSnapshot, JobSpec, JobState, Payloads, Unique};
 use crate::store::StoreError;
 
 /// The columns of a job, in the order that [`job`] reads them. For `concat!`.
@@ -26,13 +26,15 @@ macro_rules! job_columns {
         "j.tenant, j.id, j.state, j.run_at_us, j.attempt, j.attempts_charged, j.attempts_lost, \
          j.lease_expires_at_us, j.first_sequence, j.last_sequence, j.created_at_us, \
          j.updated_at_us, j.ended_at_us, j.version, j.detail, \
-         j.job_type, j.queue, j.priority, j.idempotency_key, j.spec"
+         j.job_type, j.queue, j.priority, j.idempotency_key, j.spec, \
+         j.stall_at_us, j.stalled_since_us, j.deadline_at_us, j.purge_at_us, \
+         j.batch_id, j.concurrency_key, j.unique_key"
     };
 }
 pub(super) use job_columns;
 
 /// How many columns [`job_columns`] names.
-pub(super) const JOB_COLUMNS: usize = 20;
+pub(super) const JOB_COLUMNS: usize = 27;
 
 /// A row of the readers' library or of the writer's. Columns are counted from 0; one that holds
 /// something else than it is read as is damaged.
@@ -90,12 +92,16 @@ pub(super) fn job(row: &impl Columns) -> Result<Job, StoreError> {
         attempt: count(row, 4)?,
         attempts_charged: count(row, 5)?,
         attempts_lost: count(row, 6)?,
-        lease_expires_at: row.number(7)?.map(Timestamp::from_micros),
+        lease_expires_at: time(row, 7)?,
+        stall_at: time(row, 20)?,
+        stalled_since: time(row, 21)?,
+        deadline_at: time(row, 22)?,
         first_sequence: number(row, 8)?,
         last_sequence: number(row, 9)?,
         created_at: Timestamp::from_micros(number(row, 10)?),
         updated_at: Timestamp::from_micros(number(row, 11)?),
-        ended_at: row.number(12)?.map(Timestamp::from_micros),
+        ended_at: time(row, 12)?,
+        purge_at: time(row, 23)?,
         version: number(row, 13)?,
         detail: from_json(blob(row, 14)?)?,
         spec: Arc::new(spec(row)?),
@@ -115,17 +121,26 @@ pub(super) fn snapshot(row: &impl Columns) -> Result<JobSnapshot, StoreError> {
 }
 
 fn spec(row: &impl Columns) -> Result<JobSpec, StoreError> {
-    let key = row.blob(18)?.map(|key| String::from_utf8(key.to_vec()));
+    let bytes = |column| {
+        let bytes = row.blob(column)?.map(|key| String::from_utf8(key.to_vec()));
+        bytes.transpose().map_err(damaged_column)
+    };
     let rest: Rest<'static> = from_json(blob(row, 19)?)?;
+    let window = rest.unique_window.unwrap_or_default();
     Ok(JobSpec {
         job_type: name(text(row, 15)?)?,
         queue: name(text(row, 16)?)?,
         priority: i32::try_from(number(row, 17)?).map_err(damaged_column)?,
-        idempotency_key: key.transpose().map_err(damaged_column)?,
+        idempotency_key: bytes(18)?,
+        batch_id: row.blob(24)?.map(batch_id).transpose()?,
+        concurrency_key: row.text(25)?.map(name).transpose()?,
+        unique: bytes(26)?.map(|key| Unique { key, window }),
+        retry_of: rest.retry_of,
         labels: owned(rest.labels),
         fingerprint: rest.fingerprint,
         retry_policy: owned(rest.retry_policy),
         timeouts: owned(rest.timeouts),
+        retention: owned(rest.retention),
         log_bytes_max: rest.log_bytes_max.unwrap_or(LOG_BYTES_DEFAULT),
         progress_interval: rest.progress_interval.unwrap_or(PROGRESS_INTERVAL_DEFAULT),
     })
@@ -144,6 +159,12 @@ struct Rest<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     timeouts: Option<Cow<'a, Timeouts>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    retention: Option<Cow<'a, Retention>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unique_window: Option<Duration>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    retry_of: Option<JobId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     log_bytes_max: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     progress_interval: Option<Duration>,
@@ -156,6 +177,9 @@ pub(super) fn rest_of(spec: &JobSpec) -> Vec<u8> {
         fingerprint: spec.fingerprint.clone(),
         retry_policy: unless_default(&spec.retry_policy),
         timeouts: unless_default(&spec.timeouts),
+        retention: unless_default(&spec.retention),
+        unique_window: spec.unique.as_ref().map(|unique| unique.window),
+        retry_of: spec.retry_of,
         log_bytes_max: (spec.log_bytes_max != LOG_BYTES_DEFAULT).then_some(spec.log_bytes_max),
         progress_interval: (spec.progress_interval != PROGRESS_INTERVAL_DEFAULT)
             .then_some(spec.progress_interval),
@@ -209,6 +233,15 @@ pub(super) fn segment(
 
 pub(super) fn name(text: &str) -> Result<Name, StoreError> {
     Name::new(text).map_err(|problem| damaged("a name", &problem))
+}
+
+fn batch_id(bytes: &[u8]) -> Result<BatchId, StoreError> {
+    Ok(BatchId::new(*job_id(bytes)?.as_uuid()))
+}
+
+/// A point in time, or null.
+fn time(row: &impl Columns, column: usize) -> Result<Option<Timestamp>, StoreError> {
+    Ok(row.number(column)?.map(Timestamp::from_micros))
 }
 
 pub(super) fn job_id(bytes: &[u8]) -> Result<JobId, StoreError> {
@@ -272,6 +305,7 @@ mod tests {
         let written = serde_json::json!({
             "retry_policy": RetryPolicy::default(),
             "timeouts": Timeouts::default(),
+            "retention": Retention::default(),
             "log_bytes_max": LOG_BYTES_DEFAULT,
             "progress_interval": PROGRESS_INTERVAL_DEFAULT,
         });
@@ -283,6 +317,10 @@ mod tests {
                 "backoff_multiplier": 2.0,
             },
             "timeouts": {"run_timeout": null, "cancel_grace": {"secs": 5, "nanos": 0}},
+            "retention": {
+                "finished": {"secs": 604_800, "nanos": 0},
+                "failed": {"secs": 2_592_000, "nanos": 0},
+            },
             "log_bytes_max": 16_777_216,
             "progress_interval": {"secs": 0, "nanos": 50_000_000},
         });

@@ -3,19 +3,20 @@
 //! It is rusqlite's and not sqlx's, and works on the thread of whoever calls: a statement a row costs a
 //! few microseconds there, where sqlx pays for a trip to a thread of its own and back.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, params};
 
-use crate::job::name::{JobId, JobKey, Lane, Name};
+use crate::job::name::{ConcurrencyKey, JobId, JobKey, Lane, Name};
 use crate::job::payload::{Content, Payload};
 use crate::job::time::Timestamp;
-use crate::job::{Job, JobSnapshot, JobState, Payloads};
-use crate::store::plan::{Known, Plan, Role, plan};
+use crate::job::{Job, JobSnapshot, JobState, NewJob, Payloads};
+use crate::store::plan::{KeyRoom, KeysRunning, Known, Plan, Role, UniquePlace, plan};
 use crate::store::sqlite::errors::write_error;
-use crate::store::sqlite::{read, rows};
+use crate::store::sqlite::read;
+use crate::store::sqlite::rows::{self, Columns};
 use crate::store::{Claimed, Committed, Demand, Entry, Group, Published, StoreError};
 
 /// The write connection and what its only user may remember.
@@ -28,6 +29,7 @@ pub(super) struct Writer {
     remembered: HashMap<JobKey, Remembered>,
     /// Those that wait, in the order in which they were remembered; some are forgotten already.
     waiting: VecDeque<JobKey>,
+    keys_running: KeysRunning,
     last_commit: Instant,
 }
 
@@ -48,15 +50,18 @@ const INSERT_JOB: &str = "
 insert into jobs (
     tenant, id, job_type, queue, priority, idempotency_key, spec, created_at_us, state, run_at_us,
     attempt, attempts_charged, attempts_lost, lease_expires_at_us, first_sequence, last_sequence,
-    updated_at_us, ended_at_us, version, detail)
-values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)";
+    updated_at_us, ended_at_us, version, detail, stall_at_us, stalled_since_us, deadline_at_us,
+    purge_at_us, batch_id, concurrency_key, unique_key)
+values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20,
+    ?21, ?22, ?23, ?24, ?25, ?26, ?27)";
 
 /// `?3` is the version that was read.
 pub(super) const UPDATE_JOB: &str = "
 update jobs set
     state = ?4, run_at_us = ?5, attempt = ?6, attempts_charged = ?7, attempts_lost = ?8,
     lease_expires_at_us = ?9, first_sequence = ?10, last_sequence = ?11, updated_at_us = ?12,
-    ended_at_us = ?13, version = ?14, detail = ?15
+    ended_at_us = ?13, version = ?14, detail = ?15, stall_at_us = ?16, stalled_since_us = ?17,
+    deadline_at_us = ?18, purge_at_us = ?19
 where tenant = ?1 and id = ?2 and version = ?3";
 
 const INSERT_PAYLOAD: &str = "
@@ -96,23 +101,50 @@ pub(super) const ROW_BY_ROW: [&str; 8] = [
     DROP_DEPTH,
 ];
 
-/// The first `?4` jobs of a lane in the order of its claims.
+/// The jobs of a lane in the order of its claims: whoever steps through it stops when there are enough.
 ///
-/// `+ 0`: a limit that is a bare parameter has SQLite prepare the statement anew for every value of it.
 /// One writer, so no skip-locked; a PostgreSQL twin takes row locks.
 pub(super) const LANE_HEADS: &str = "
-select id from jobs where queue = ?1 and job_type = ?2 and tenant = ?3 and state = 'queued'
-order by priority desc, run_at_us, id limit ?4 + 0";
+select id, concurrency_key from jobs
+where queue = ?1 and job_type = ?2 and tenant = ?3 and state = 'queued'
+order by priority desc, run_at_us, id";
+
+/// Jobs of a lane that one group sets aside because they have to wait for others with their concurrency
+/// key. Chosen: a long line of them is passed in a few groups, and none takes long.
+const SET_ASIDE_MAX: usize = 256;
 
 impl Writer {
-    pub(super) fn new(connection: Connection, next_position: i64) -> Self {
-        Self {
+    /// # Errors
+    /// What runs with concurrency keys cannot be counted.
+    pub(super) fn open(connection: Connection, next_position: i64) -> Result<Self, StoreError> {
+        let mut writer = Self {
             connection,
             next_position,
             remembered: HashMap::new(),
             waiting: VecDeque::new(),
+            keys_running: KeysRunning::default(),
             last_commit: Instant::now(),
+        };
+        writer.count_keys()?;
+        Ok(writer)
+    }
+
+    fn count_keys(&mut self) -> Result<(), StoreError> {
+        let mut counts = Vec::new();
+        {
+            let mut select = self.prepare(read::KEYS_RUNNING)?;
+            let mut rows = select.query([]).map_err(write_error)?;
+            while let Some(row) = rows.next().map_err(write_error)? {
+                let key = ConcurrencyKey {
+                    tenant: rows::name(rows::text(row, 0)?)?,
+                    queue: rows::name(rows::text(row, 1)?)?,
+                    key: rows::name(rows::text(row, 2)?)?,
+                };
+                counts.push((key, rows::number(row, 3)?));
+            }
         }
+        self.keys_running.moved(counts);
+        Ok(())
     }
 
     /// How long nothing was written.
@@ -122,7 +154,7 @@ impl Writer {
 
     pub(super) fn commit(&mut self, group: Group) -> Result<Committed, StoreError> {
         let known = self.read(&group)?;
-        let mut plan = plan(group, known, self.next_position);
+        let mut plan = plan(group, known, self.next_position, &self.keys_running);
         let nothing = plan.inserts.is_empty() && plan.updates.is_empty();
         if !nothing && let Err(error) = self.transaction(|| self.write(&plan)) {
             // What is remembered of them may be what the guard refused: the next group reads the rows.
@@ -133,6 +165,7 @@ impl Writer {
         }
         self.last_commit = Instant::now();
         self.next_position = plan.next_position;
+        self.keys_running.moved(std::mem::take(&mut plan.key_moves));
         let changed = plan.updates.iter().map(|(job, _)| job);
         for job in plan.inserts.iter().chain(changed) {
             self.remember(job, plan.beside.remove(&job.key));
@@ -169,44 +202,119 @@ impl Writer {
 
     fn read(&mut self, group: &Group) -> Result<Known, StoreError> {
         let mut known = Known::default();
-        let mut unknown: HashSet<&JobKey> = HashSet::new();
-        let mut keys: HashSet<(&Name, &str)> = HashSet::new();
+        let mut wanted = Wanted::default();
         for entry in &group.entries {
-            match entry {
-                Entry::Change { key, .. } => match self.remembered.get(key) {
-                    Some(Remembered { job, beside }) => {
-                        known.jobs.insert(key.clone(), Arc::clone(job));
-                        if let Some(beside) = beside {
-                            known.payloads.insert(key.clone(), Arc::clone(beside));
-                        }
-                    }
-                    None => {
-                        unknown.insert(key);
-                    }
-                },
-                Entry::Submit { new, .. } => {
-                    if let Some(key) = &new.spec.idempotency_key {
-                        keys.insert((&new.key.tenant, key));
-                    }
-                }
-            }
+            wanted.add(entry);
         }
-        for key in unknown {
-            if let Some(job) = self.job(read::JOB, (key.tenant.as_str(), id(key)))? {
-                known.jobs.insert(key.clone(), Arc::new(job));
-            }
+        for key in wanted.jobs {
+            self.know(key, &mut known)?;
         }
-        for (tenant, text) in keys {
+        for key in wanted.retries {
+            self.know_retry(key, &mut known)?;
+        }
+        for (tenant, text) in wanted.keys {
             if let Some(job) = self.job(read::JOB_OF_KEY, (tenant.as_str(), text.as_bytes()))? {
                 let by_key = (tenant.clone(), text.to_owned());
                 known.keys.insert(by_key, job.key.clone());
-                known.jobs.insert(job.key.clone(), Arc::new(job));
+                self.know_job(job, &mut known);
             }
         }
+        for place in wanted.places {
+            let (tenant, job_type, key) = &place;
+            let which = (tenant.as_str(), job_type.as_str(), key.as_bytes());
+            if let Some(job) = self.job(read::JOB_OF_PLACE, which)? {
+                known.uniques.insert(place, job.key.clone());
+                self.know_job(job, &mut known);
+            }
+        }
+        self.know_blocked(group, &mut known)?;
         for demand in &group.demand {
-            self.lane_heads(demand, &mut known.candidates)?;
+            self.lane_heads(demand, &group.key_limits, &mut known.candidates)?;
         }
         Ok(known)
+    }
+
+    /// A job that an entry names, if there is one.
+    fn know(&self, key: &JobKey, known: &mut Known) -> Result<(), StoreError> {
+        if let Some(Remembered { job, beside }) = self.remembered.get(key) {
+            known.jobs.insert(key.clone(), Arc::clone(job));
+            if let Some(beside) = beside {
+                known.payloads.insert(key.clone(), Arc::clone(beside));
+            }
+        } else if let Some(job) = self.job(read::JOB, (key.tenant.as_str(), id(key)))? {
+            known.jobs.insert(key.clone(), Arc::new(job));
+        }
+        Ok(())
+    }
+
+    /// A job that was found in another way than by its id.
+    fn know_job(&self, job: Job, known: &mut Known) {
+        if let Some(Remembered {
+            beside: Some(beside),
+            ..
+        }) = self.remembered.get(&job.key)
+        {
+            known.payloads.insert(job.key.clone(), Arc::clone(beside));
+        }
+        known.jobs.insert(job.key.clone(), Arc::new(job));
+    }
+
+    /// A job that is retried: with its input, and beside the job that it was retried by before.
+    fn know_retry(&self, key: &JobKey, known: &mut Known) -> Result<(), StoreError> {
+        let mut select = self.prepare(read::JOB_WITH_PAYLOADS)?;
+        let which = (key.tenant.as_str(), id(key));
+        let found = select.query_row(which, |row| Ok(rows::snapshot(row)));
+        let Some(JobSnapshot { job, payloads }) =
+            found.optional().map_err(write_error)?.transpose()?
+        else {
+            return Ok(());
+        };
+        if let Some(by) = job.detail.retried_by {
+            let by = JobKey {
+                tenant: key.tenant.clone(),
+                id: by,
+            };
+            self.know(&by, known)?;
+        }
+        known.jobs.insert(key.clone(), job);
+        if let Some(input) = payloads.input {
+            known.inputs.insert(key.clone(), input);
+        }
+        Ok(())
+    }
+
+    /// For each job with a concurrency key that may make room, one that waits for it.
+    fn know_blocked(&self, group: &Group, known: &mut Known) -> Result<(), StoreError> {
+        let mut makes_room: HashMap<ConcurrencyKey, usize> = HashMap::new();
+        for job in known.jobs.values() {
+            if let Some(key) = job.concurrency_key() {
+                *makes_room.entry(key).or_default() += 1;
+            }
+        }
+        if makes_room.is_empty() {
+            return Ok(());
+        }
+        // Whoever waits may itself be ended by this group: then the next one behind it is wanted.
+        let spare = group.entries.len();
+        for (key, jobs) in makes_room {
+            let mut select = self.prepare(read::BLOCKED_HEADS)?;
+            let limit = i64::try_from(jobs + spare).unwrap_or(i64::MAX);
+            let which = (
+                key.tenant.as_str(),
+                key.queue.as_str(),
+                key.key.as_str(),
+                limit,
+            );
+            let mut rows = select.query(which).map_err(write_error)?;
+            let mut heads = VecDeque::new();
+            while let Some(row) = rows.next().map_err(write_error)? {
+                heads.push_back(Arc::new(rows::job(row)?));
+            }
+            if !heads.is_empty() {
+                known.blocked.insert(key, heads);
+            }
+        }
+        Ok(())
     }
 
     fn job(&self, sql: &'static str, which: impl Params) -> Result<Option<Job>, StoreError> {
@@ -215,9 +323,14 @@ impl Writer {
         found.map_err(write_error)?.transpose()
     }
 
-    fn lane_heads(&mut self, demand: &Demand, heads: &mut Vec<Claimed>) -> Result<(), StoreError> {
+    fn lane_heads(
+        &mut self,
+        demand: &Demand,
+        key_limits: &BTreeMap<Name, usize>,
+        heads: &mut Vec<Claimed>,
+    ) -> Result<(), StoreError> {
         let lane = &demand.lane;
-        for id in self.first_ids(lane, demand.places)? {
+        for id in self.first_ids(demand, key_limits)? {
             let key = JobKey {
                 tenant: lane.tenant.clone(),
                 id,
@@ -243,18 +356,35 @@ impl Writer {
         Ok(())
     }
 
-    fn first_ids(&self, lane: &Lane, places: usize) -> Result<Vec<JobId>, StoreError> {
+    /// The jobs at the head of a lane: as many as can be claimed, beside those in between that have to
+    /// wait for others with their concurrency key.
+    fn first_ids(
+        &self,
+        demand: &Demand,
+        key_limits: &BTreeMap<Name, usize>,
+    ) -> Result<Vec<JobId>, StoreError> {
+        let lane = &demand.lane;
+        let mut room = KeyRoom::new(&self.keys_running, lane, key_limits);
         let which = params![
             lane.queue.as_str(),
             lane.job_type.as_str(),
             lane.tenant.as_str(),
-            i64::try_from(places).unwrap_or(i64::MAX),
         ];
         let mut select = self.prepare(LANE_HEADS)?;
         let mut rows = select.query(which).map_err(write_error)?;
-        let mut ids = Vec::with_capacity(places);
-        while let Some(row) = rows.next().map_err(write_error)? {
+        let mut ids = Vec::with_capacity(demand.places);
+        let (mut claimable, mut set_aside) = (0, 0);
+        while claimable < demand.places
+            && set_aside < SET_ASIDE_MAX
+            && let Some(row) = rows.next().map_err(write_error)?
+        {
             ids.push(rows::job_id(rows::blob(row, 0)?)?);
+            let key = Columns::text(row, 1)?.map(rows::name).transpose()?;
+            if room.take(key) {
+                claimable += 1;
+            } else {
+                set_aside += 1;
+            }
         }
         Ok(ids)
     }
@@ -340,6 +470,13 @@ impl Writer {
             job.ended_at.map(Timestamp::as_micros),
             job.version,
             rows::to_json(&job.detail),
+            job.stall_at.map(Timestamp::as_micros),
+            job.stalled_since.map(Timestamp::as_micros),
+            job.deadline_at.map(Timestamp::as_micros),
+            job.purge_at.map(Timestamp::as_micros),
+            spec.batch_id.map(|id| id.as_uuid().as_bytes().to_vec()),
+            spec.concurrency_key.as_ref().map(Name::as_str),
+            spec.unique.as_ref().map(|unique| unique.key.as_bytes()),
         ];
         self.execute(INSERT_JOB, values).map(drop)
     }
@@ -362,6 +499,10 @@ impl Writer {
             job.ended_at.map(Timestamp::as_micros),
             job.version,
             rows::to_json(&job.detail),
+            job.stall_at.map(Timestamp::as_micros),
+            job.stalled_since.map(Timestamp::as_micros),
+            job.deadline_at.map(Timestamp::as_micros),
+            job.purge_at.map(Timestamp::as_micros),
         ];
         match self.execute(UPDATE_JOB, values)? {
             1 => Ok(()),
@@ -423,6 +564,41 @@ impl Writer {
             self.execute(DROP_DEPTH, (tenant, queue, job_type, state))?;
         }
         Ok(())
+    }
+}
+
+/// What the entries of a group want to know.
+#[derive(Default)]
+struct Wanted<'a> {
+    jobs: HashSet<&'a JobKey>,
+    retries: HashSet<&'a JobKey>,
+    keys: HashSet<(&'a Name, &'a str)>,
+    places: HashSet<UniquePlace>,
+}
+
+impl<'a> Wanted<'a> {
+    fn add(&mut self, entry: &'a Entry) {
+        match entry {
+            Entry::Change { key, .. } => {
+                self.jobs.insert(key);
+            }
+            Entry::Retry { key, .. } => {
+                self.retries.insert(key);
+            }
+            Entry::Submit { new, .. } => self.add_new(new),
+            Entry::Batch(jobs) => jobs.iter().for_each(|new| self.add_new(new)),
+        }
+    }
+
+    fn add_new(&mut self, new: &'a NewJob) {
+        let (tenant, spec) = (&new.key.tenant, &new.spec);
+        if let Some(key) = &spec.idempotency_key {
+            self.keys.insert((tenant, key));
+        }
+        if let Some(unique) = &spec.unique {
+            let place = (tenant.clone(), spec.job_type.clone(), unique.key.clone());
+            self.places.insert(place);
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the rules stand on: a store that can be dropped and opened again, jobs made to order, and the
 //! checks that hold after every verb.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -10,9 +10,10 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use pacenote::job::name::{JobId, JobKey, Lane, Name};
 use pacenote::job::payload::Payload;
-use pacenote::job::policy::{RetryPolicy, Timeouts};
 use pacenote::job::time::Timestamp;
-use pacenote::job::{Change, Job, JobSnapshot, JobSpec, JobState, NewJob, Outcome, Report};
+use pacenote::job::{
+    CancelCause, Change, Job, JobSnapshot, JobSpec, JobState, NewJob, Outcome, Report,
+};
 use pacenote::pb;
 use pacenote::store::sqlite::SqliteStore;
 use pacenote::store::{
@@ -141,25 +142,18 @@ impl Bench {
     pub(crate) fn new_job(&self) -> NewJobBuilder {
         let number = self.ids.fetch_add(1, Ordering::Relaxed);
         NewJobBuilder {
-            new: NewJob {
-                key: JobKey {
+            new: NewJob::new(
+                JobKey {
                     tenant: Name::of("default"),
                     id: JobId::new(uuid::Uuid::from_u128(u128::from(number) << 64)),
                 },
-                spec: Arc::new(JobSpec {
-                    job_type: Name::of("work"),
-                    queue: Name::of("default"),
-                    priority: 0,
-                    labels: BTreeMap::new(),
-                    idempotency_key: None,
-                    fingerprint: String::new(),
-                    retry_policy: RetryPolicy::default(),
-                    timeouts: Timeouts::default(),
+                JobSpec {
                     log_bytes_max: 64 << 20,
                     progress_interval: Duration::ZERO,
-                }),
-                input: None,
-            },
+                    ..JobSpec::of(Name::of("work"))
+                },
+                None,
+            ),
         }
     }
 
@@ -170,8 +164,11 @@ impl Bench {
             demand,
             terms: ClaimTerms {
                 worker_id: "worker".to_owned(),
+                heard_at: self.now(),
                 lease_until: self.now().after(Duration::from_secs(15)),
             },
+            room: HashMap::new(),
+            key_limits: Arc::default(),
             now: self.now(),
         }
     }
@@ -191,7 +188,8 @@ impl Bench {
         for entry in &entries {
             let tenant = match entry {
                 Entry::Submit { new, .. } => &new.key.tenant,
-                Entry::Change { key, .. } => &key.tenant,
+                Entry::Batch(jobs) => &jobs.first().expect("a job at least").key.tenant,
+                Entry::Change { key, .. } | Entry::Retry { key, .. } => &key.tenant,
             };
             let mut tenants = self.tenants.lock().expect("no panic");
             tenants.insert(tenant.clone());
@@ -405,6 +403,7 @@ pub(crate) fn changed(key: &JobKey, change: Change) -> Entry {
 
 pub(crate) fn cancel() -> Change {
     Change::Cancel {
+        cause: CancelCause::Requested,
         reason: "enough".to_owned(),
         requested_by: "tester".to_owned(),
     }
@@ -414,6 +413,7 @@ pub(crate) fn report(attempt: u32, reports: Vec<Report>, now: Timestamp) -> Chan
     Change::Report {
         attempt,
         reports,
+        heard_at: now,
         lease_until: now.after(Duration::from_secs(15)),
     }
 }

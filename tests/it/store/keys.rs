@@ -1,6 +1,6 @@
 //! Rules: one job a key.
 
-use pacenote::store::{ListQuery, Purge, Reply};
+use pacenote::store::{ListQuery, NotTaken, Purge, Reply};
 
 use super::bench::{Bench, done, query};
 
@@ -28,9 +28,15 @@ pub(crate) async fn the_same_key_with_another_request_is_refused(bench: Bench) {
         bench.new_job().idempotent("k2", "a").entry(),
     ];
     let committed = bench.commit(entries, vec![]).await;
-    assert_eq!(committed.replies[0], Reply::KeyReused(first.key.id));
+    assert_eq!(
+        committed.replies[0],
+        Reply::NotTaken(NotTaken::KeyReused(first.key.id))
+    );
     let (second, _) = done(&committed.replies[1]);
-    assert_eq!(committed.replies[2], Reply::KeyReused(second.key.id));
+    assert_eq!(
+        committed.replies[2],
+        Reply::NotTaken(NotTaken::KeyReused(second.key.id))
+    );
     assert_eq!(bench.all().await.len(), 2);
 }
 

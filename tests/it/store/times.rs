@@ -5,7 +5,7 @@ use std::time::Duration;
 use pacenote::job::event::JobError;
 use pacenote::job::time::Timestamp;
 use pacenote::job::{Change, Outcome};
-use pacenote::store::Due;
+use pacenote::store::{AttemptTimer, Due, Timer};
 
 use super::bench::{Bench, cancel, report};
 
@@ -15,7 +15,7 @@ pub(crate) async fn due_jobs_come_earliest_first_and_say_what_is_next(bench: Ben
         next: None,
     };
     assert_eq!(
-        bench.store().due(bench.now(), 10).await,
+        bench.store().due(Timer::Start, bench.now(), 10).await,
         Ok(nothing.clone())
     );
     let mut times = Vec::new();
@@ -28,19 +28,34 @@ pub(crate) async fn due_jobs_come_earliest_first_and_say_what_is_next(bench: Ben
         bench.pass(Duration::from_millis(100));
     }
     let before_all = Timestamp::from_micros(times[0].0.as_micros() - 1);
-    let found = bench.store().due(before_all, 10).await.expect("a read");
+    let found = bench
+        .store()
+        .due(Timer::Start, before_all, 10)
+        .await
+        .expect("a read");
     assert_eq!((found.keys.len(), found.next), (0, Some(times[0].0)));
-    let found = bench.store().due(times[2].0, 10).await.expect("a read");
+    let found = bench
+        .store()
+        .due(Timer::Start, times[2].0, 10)
+        .await
+        .expect("a read");
     let keys: Vec<_> = times[..3].iter().map(|(_, key)| key.clone()).collect();
     assert_eq!((found.keys, found.next), (keys, Some(times[3].0)));
-    let found = bench.store().due(times[4].0, 2).await.expect("a read");
+    let found = bench
+        .store()
+        .due(Timer::Start, times[4].0, 2)
+        .await
+        .expect("a read");
     assert_eq!((found.keys.len(), found.next), (2, Some(times[2].0)));
     bench.pass(Duration::from_secs(60));
     for (_, key) in &times[..4] {
         bench.change(key, Change::BecomeDue).await;
     }
     bench.change(&times[4].1, cancel()).await;
-    assert_eq!(bench.store().due(bench.now(), 10).await, Ok(nothing));
+    assert_eq!(
+        bench.store().due(Timer::Start, bench.now(), 10).await,
+        Ok(nothing)
+    );
 }
 
 pub(crate) async fn ended_leases_are_found_and_others_are_not(bench: Bench) {
@@ -52,7 +67,11 @@ pub(crate) async fn ended_leases_are_found_and_others_are_not(bench: Bench) {
     }
     bench.submit(bench.new_job()).await;
     let all = Timestamp::from_micros(i64::MAX);
-    let ended = |before, limit| bench.store().leases_ended(before, limit);
+    let ended = |before, limit| {
+        bench
+            .store()
+            .attempts_due(AttemptTimer::Lease, before, limit)
+    };
     let first_end = jobs[0].lease_expires_at.expect("a lease");
     assert_eq!(ended(first_end, 10).await, Ok(vec![]), "not before its end");
     let just_after = first_end.after(Duration::from_micros(1));

@@ -3,16 +3,22 @@
 //! The backend reads the rows that the group touches, [`plan`] runs the changes over them in the order
 //! of arrival, numbers the events and says what has to be written, and the backend writes it.
 
-use std::collections::{BTreeMap, HashMap};
+mod keys;
+mod submit;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::job::name::{JobKey, Lane, Name};
+use crate::job::name::{ConcurrencyKey, JobKey, Lane, Name};
 use crate::job::payload::Payload;
 use crate::job::segment::SegmentBuilder;
 use crate::job::time::Timestamp;
-use crate::job::{Applied, Change, Job, JobState, NewJob, Payloads};
+use crate::job::{Applied, Change, Job, JobState, Payloads, Refusal};
+use crate::store::plan::keys::KeyGate;
 use crate::store::{ClaimTerms, Claimed, Committed, Demand, Entry, Group, Published, Reply};
 use crate::wire;
+
+pub(super) use keys::{KeyRoom, KeysRunning};
 
 /// Payloads that a backend may remember of a job that is not over. Bytes. Chosen: most are smaller.
 const BESIDE_BYTES_MAX: usize = 4 * 1024;
@@ -27,11 +33,22 @@ pub(super) struct Known {
     pub(super) jobs: HashMap<JobKey, Arc<Job>>,
     /// Those among them that have one of its idempotency keys.
     pub(super) keys: HashMap<(Name, String), JobKey>,
+    /// The newest job of each unique place that its submits ask for; it is among the jobs.
+    pub(super) uniques: HashMap<UniquePlace, JobKey>,
+    /// The inputs of jobs that are retried. The job that each was retried by before is among the jobs.
+    pub(super) inputs: HashMap<JobKey, Payload>,
     /// What is stored beside some of them: input and checkpoint.
     pub(super) payloads: HashMap<JobKey, Arc<Payloads>>,
-    /// The heads of the lanes in demand, each lane in its own order.
+    /// The first jobs that wait for others with the concurrency keys of the jobs that its entries name,
+    /// in the order of claims: as many as there are such entries.
+    pub(super) blocked: HashMap<ConcurrencyKey, VecDeque<Arc<Job>>>,
+    /// The heads of the lanes in demand, each lane in its own order: as many as are in demand, beside
+    /// those that have to wait for others.
     pub(super) candidates: Vec<Claimed>,
 }
+
+/// Tenant, type and unique key.
+pub(super) type UniquePlace = (Name, Name, String);
 
 /// What the backend has to write.
 #[derive(Debug)]
@@ -48,6 +65,8 @@ pub(super) struct Plan {
     pub(super) next_position: i64,
     /// What stands beside each job that waits or runs now, where it is known and small.
     pub(super) beside: HashMap<JobKey, Arc<Payloads>>,
+    /// How many more or fewer jobs run with a concurrency key.
+    pub(super) key_moves: Vec<(ConcurrencyKey, i64)>,
     /// What to answer.
     pub(super) committed: Committed,
 }
@@ -86,20 +105,29 @@ struct Touched {
 
 /// A reply that waits for the end of the group, so that one copy of the job serves everyone.
 enum Pending {
-    Touched { index: usize, deduplicated: bool },
+    Touched {
+        index: usize,
+        deduplicated: bool,
+    },
     Ready(Reply),
+    /// The jobs of a batch: never another batch.
+    Batch(Vec<Pending>),
 }
 
-/// Runs a group over what is known.
-pub(super) fn plan(group: Group, known: Known, next_position: i64) -> Plan {
+/// Runs a group over what is known. `running` counts as of the last commit.
+pub(super) fn plan(group: Group, known: Known, next_position: i64, running: &KeysRunning) -> Plan {
     let mut planner = Planner {
         jobs: known.jobs,
         keys: known.keys,
+        uniques: known.uniques,
+        inputs: known.inputs,
         payloads: known.payloads,
         touched: Vec::new(),
         index: HashMap::new(),
         claims: Vec::new(),
         terms: group.terms,
+        room: group.room,
+        gate: KeyGate::new(running, group.key_limits, known.blocked),
         now: group.now,
     };
     let replies: Vec<Pending> = group
@@ -107,108 +135,87 @@ pub(super) fn plan(group: Group, known: Known, next_position: i64) -> Plan {
         .into_iter()
         .map(|entry| planner.entry(entry))
         .collect();
+    planner.release();
     planner.claim(known.candidates, &group.demand);
     planner.finish(replies, next_position)
 }
 
-struct Planner {
+struct Planner<'a> {
     jobs: HashMap<JobKey, Arc<Job>>,
     keys: HashMap<(Name, String), JobKey>,
+    uniques: HashMap<UniquePlace, JobKey>,
+    inputs: HashMap<JobKey, Payload>,
     payloads: HashMap<JobKey, Arc<Payloads>>,
     touched: Vec<Touched>,
     index: HashMap<JobKey, usize>,
     /// Indexes of claimed jobs, in the order of their claims.
     claims: Vec<usize>,
     terms: ClaimTerms,
+    room: HashMap<Name, usize>,
+    gate: KeyGate<'a>,
     now: Timestamp,
 }
 
-impl Planner {
+impl Planner<'_> {
     fn entry(&mut self, entry: Entry) -> Pending {
         match entry {
             Entry::Submit { new, hand_over } => self.submit(*new, hand_over),
+            Entry::Batch(jobs) => self.batch(jobs),
+            Entry::Retry { key, new_id } => self.retry(&key, new_id),
             Entry::Change { key, change } => self.change(&key, change),
         }
-    }
-
-    fn submit(&mut self, new: NewJob, hand_over: bool) -> Pending {
-        let key = new.spec.idempotency_key.clone();
-        let key = key.map(|key| (new.key.tenant.clone(), key));
-        if let Some(reply) = key.as_ref().and_then(|key| self.used_key(key, &new)) {
-            return reply;
-        }
-        let (job, applied) = Job::submit(&new, self.now);
-        let index = self.touched.len();
-        if let Some(key) = key {
-            self.keys.insert(key, new.key.clone());
-        }
-        self.index.insert(new.key, index);
-        let payloads = Payloads {
-            input: new.input,
-            ..Payloads::default()
-        };
-        self.touched.push(Touched {
-            job,
-            before: None,
-            events: SegmentBuilder::default(),
-            beside: small(&payloads),
-            payloads,
-            claimed: None,
-        });
-        self.absorb(index, applied);
-        if hand_over {
-            let payloads = self.touched[index].payloads.clone();
-            self.claim_one(index, payloads);
-        }
-        Pending::Touched {
-            index,
-            deduplicated: false,
-        }
-    }
-
-    /// The reply to a submit whose key is used already.
-    fn used_key(&self, key: &(Name, String), new: &NewJob) -> Option<Pending> {
-        let found = self.keys.get(key)?;
-        let index = self.index.get(found).copied();
-        let job: &Job = match index {
-            Some(index) => &self.touched[index].job,
-            None => self.jobs.get(found)?,
-        };
-        if job.spec.fingerprint != new.spec.fingerprint {
-            return Some(Pending::Ready(Reply::KeyReused(found.id)));
-        }
-        Some(match index {
-            Some(index) => Pending::Touched {
-                index,
-                deduplicated: true,
-            },
-            None => Pending::Ready(Reply::Done {
-                job: Arc::clone(self.jobs.get(found)?),
-                deduplicated: true,
-            }),
-        })
     }
 
     fn change(&mut self, key: &JobKey, change: Change) -> Pending {
         let Some(index) = self.touch(key) else {
             return Pending::Ready(Reply::Missing);
         };
-        let touched = &mut self.touched[index];
-        if matches!(change, Change::Cancel { .. }) && !touched.job.can_be_cancelled() {
+        let job = &self.touched[index].job;
+        if matches!(change, Change::Cancel { .. }) && !job.can_be_cancelled() {
             return Pending::Touched {
                 index,
                 deduplicated: false,
             };
         }
-        match touched.job.apply(change, self.now) {
-            Ok(applied) => {
-                self.absorb(index, applied);
-                Pending::Touched {
-                    index,
-                    deduplicated: false,
+        match self.apply(index, change) {
+            Ok(()) => Pending::Touched {
+                index,
+                deduplicated: false,
+            },
+            Err(refusal) => Pending::Ready(Reply::Refused(refusal)),
+        }
+    }
+
+    fn apply(&mut self, index: usize, change: Change) -> Result<(), Refusal> {
+        let job = &mut self.touched[index].job;
+        let before = job.state;
+        let applied = job.apply(change, self.now)?;
+        self.gate.moved(before, job);
+        self.absorb(index, applied);
+        Ok(())
+    }
+
+    /// Lets jobs go on that waited for others with their concurrency key, one for each that made room.
+    fn release(&mut self) {
+        while let Some(key) = self.gate.next_release() {
+            while let Some(head) = self.gate.next_blocked(&key) {
+                let index = match self.index.get(&head.key) {
+                    Some(index) => *index,
+                    None => self.add(Arc::unwrap_or_clone(head), None),
+                };
+                // One that was cancelled in this very group refuses: the next one, then.
+                if self.apply(index, Change::Unblock).is_ok() {
+                    break;
                 }
             }
-            Err(refusal) => Pending::Ready(Reply::Refused(refusal)),
+        }
+    }
+
+    /// A job as it is at this point of the group.
+    fn current(&self, key: &JobKey) -> Option<&Job> {
+        match self.index.get(key) {
+            Some(index) => Some(&self.touched[*index].job),
+            None => self.jobs.get(key).map(|job| &**job),
         }
     }
 
@@ -255,8 +262,8 @@ impl Planner {
         touched.payloads.put(new);
     }
 
-    /// Claims from the lanes. What this group has touched waits for the next one: its row was read
-    /// before the change.
+    /// Claims from the lanes, and sets aside on the way what has to wait for others with its concurrency
+    /// key. What this group has touched waits for the next one: its row was read before the change.
     fn claim(&mut self, candidates: Vec<Claimed>, demand: &[Demand]) {
         let mut places: HashMap<&Lane, usize> = demand
             .iter()
@@ -270,23 +277,32 @@ impl Planner {
             if self.index.contains_key(&candidate.job.key) {
                 continue;
             }
-            *left -= 1;
             let job = Arc::unwrap_or_clone(candidate.job);
             let index = self.add(job, small(&candidate.payloads));
-            self.claim_one(index, candidate.payloads);
+            if self.claim_one(index, candidate.payloads) {
+                *left -= 1;
+            }
         }
     }
 
-    fn claim_one(&mut self, index: usize, payloads: Payloads) {
+    /// Claims a job, unless it has to wait for others with its concurrency key. Answers whether it did.
+    fn claim_one(&mut self, index: usize, payloads: Payloads) -> bool {
+        if self.gate.is_full(&self.touched[index].job) {
+            // It waits for its turn: what is not refused is done.
+            let _ = self.apply(index, Change::Hold);
+            return false;
+        }
         let claim = Change::Claim {
             worker_id: self.terms.worker_id.clone(),
+            heard_at: self.terms.heard_at,
             lease_until: self.terms.lease_until,
         };
-        if let Ok(applied) = self.touched[index].job.apply(claim, self.now) {
-            self.absorb(index, applied);
+        let claimed = self.apply(index, claim).is_ok();
+        if claimed {
             self.touched[index].claimed = Some(payloads);
             self.claims.push(index);
         }
+        claimed
     }
 
     fn finish(self, replies: Vec<Pending>, next_position: i64) -> Plan {
@@ -297,6 +313,7 @@ impl Planner {
             positions: Vec::new(),
             next_position,
             beside: HashMap::new(),
+            key_moves: self.gate.into_moves(),
             committed: Committed {
                 replies: Vec::new(),
                 claimed: Vec::new(),
@@ -332,20 +349,32 @@ impl Planner {
                 })
             })
             .collect();
-        plan.committed.replies = replies
-            .into_iter()
-            .map(|pending| match pending {
-                Pending::Ready(reply) => reply,
-                Pending::Touched {
-                    index,
-                    deduplicated,
-                } => Reply::Done {
-                    job: Arc::clone(&jobs[index]),
-                    deduplicated,
-                },
-            })
-            .collect();
+        let replies = replies.into_iter();
+        plan.committed.replies = replies.map(|pending| pending.reply(&jobs)).collect();
         plan
+    }
+}
+
+impl Pending {
+    /// The reply, once every job of the group is as it is after it.
+    fn reply(self, jobs: &[Arc<Job>]) -> Reply {
+        match self {
+            Self::Ready(reply) => reply,
+            Self::Touched {
+                index,
+                deduplicated,
+            } => Reply::Done {
+                job: Arc::clone(&jobs[index]),
+                deduplicated,
+            },
+            Self::Batch(items) => {
+                let items = items.into_iter().filter_map(|item| match item.reply(jobs) {
+                    Reply::Done { job, deduplicated } => Some((job, deduplicated)),
+                    _ => None,
+                });
+                Reply::Batch(items.collect())
+            }
+        }
     }
 }
 
