@@ -47,6 +47,10 @@ async fn a_waiting_job_says_how_many_stand_before_it() {
     assert_eq!(next.attempt.key.id.to_string(), urgent);
     assert_eq!(position(&server, &second).await, Some(1));
     next.succeed();
+    for _ in [&second, &late] {
+        puppets.next().await.succeed();
+    }
+    server.end_of(&late).await;
     server.stop().await.expect("a clean end");
 }
 
