@@ -502,6 +502,8 @@ pub enum Refusal {
     NotDue,
     /// It is not waiting for others.
     NotBlocked,
+    /// Only a waiting job goes with what waits in its queue.
+    NotWaiting,
     /// Only a job that failed, was cancelled or has expired can be retried, and only once.
     NotRetryable,
 }

@@ -343,9 +343,10 @@ impl JobQueue {
                 Refusal::StaleLease => Error::Precondition(Precondition::StaleLease),
                 Refusal::NotCancelling => Error::Precondition(Precondition::NotCancelling),
                 Refusal::NotRetryable => Error::Precondition(Precondition::NotRetryable),
-                Refusal::NotQueued | Refusal::NotDue | Refusal::NotBlocked => {
-                    Error::internal(&format!("job {}: {refusal:?}", key.id))
-                }
+                Refusal::NotQueued
+                | Refusal::NotDue
+                | Refusal::NotBlocked
+                | Refusal::NotWaiting => Error::internal(&format!("job {}: {refusal:?}", key.id)),
             }),
         }
     }

@@ -21,8 +21,8 @@ use crate::job::{Change, Job, JobSnapshot, JobState, NewJob, Payloads, Refusal};
 
 /// What every store can do. One process writes at a time.
 ///
-/// [`JobStore::commit`] and [`JobStore::purge`] may block the thread that polls them, for as long as a
-/// disk takes: call them from a thread of their own.
+/// [`JobStore::commit`], [`JobStore::put_setting`] and [`JobStore::purge`] may block the thread that polls
+/// them, for as long as a disk takes: call them from a thread of their own.
 #[async_trait]
 pub trait JobStore: Send + Sync + 'static {
     /// Makes a group of changes, then claims waiting jobs, all in one durable transaction. A change
@@ -86,6 +86,51 @@ pub trait JobStore: Send + Sync + 'static {
     /// # Errors
     /// [`ReadError`].
     async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, ReadError>;
+
+    /// The counters of one tenant, by lane and state, of the first `queues` queues behind `after`, in the
+    /// order of their names.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    async fn depths_of(
+        &self,
+        tenant: &Name,
+        after: Option<&Name>,
+        queues: usize,
+    ) -> Result<Vec<(Lane, JobState, i64)>, ReadError>;
+
+    /// Since when the QUEUED job of a lane that has been due the longest is due.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    async fn due_longest(&self, lane: &Lane) -> Result<Option<Timestamp>, ReadError>;
+
+    /// Jobs of a lane that wait in one state and are older than `before`; at most `limit`, in any order.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    async fn waiting(
+        &self,
+        lane: &Lane,
+        state: JobState,
+        before: JobId,
+        limit: usize,
+    ) -> Result<Vec<JobKey>, ReadError>;
+
+    /// What was set while a server ran.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    async fn settings(&self) -> Result<Vec<Setting>, ReadError>;
+
+    /// Keeps a setting in place of the one before, or forgets it.
+    ///
+    /// # Errors
+    /// As [`JobStore::commit`].
+    ///
+    /// # Cancel safety
+    /// Not safe: await it to its end.
+    async fn put_setting(&self, setting: Setting) -> Result<(), StoreError>;
 
     /// Removes finished jobs, or the front of their logs. What is not finished is left alone. Answers
     /// what was removed.
@@ -254,6 +299,39 @@ pub struct Published {
     pub segment: Arc<Segment>,
     /// With the last ones: the job's payloads, where the store knew them without reading.
     pub payloads: Option<Arc<Payloads>>,
+}
+
+/// Something that was set while a server ran. What it says is the queue's business.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Setting {
+    /// What it is for.
+    pub kind: SettingKind,
+    /// Which one.
+    pub name: Name,
+    /// JSON; `None` forgets what was set.
+    pub value: Option<String>,
+}
+
+/// What a setting is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SettingKind {
+    /// A queue.
+    Queue,
+    /// A job type.
+    JobType,
+}
+
+impl SettingKind {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Queue, Self::JobType];
+
+    /// Lower case, as stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::JobType => "job_type",
+        }
+    }
 }
 
 /// Which jobs of a tenant.

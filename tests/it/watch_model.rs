@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use pacenote::config::TypeSettings;
 use pacenote::job::event::EventTag;
 use pacenote::job::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, WAITING_DEFAULT};
-use pacenote::job::name::{JobKey, Lane, Name};
+use pacenote::job::name::{JobId, JobKey, Lane, Name};
 use pacenote::job::time::{SystemClock, Timestamp};
 use pacenote::job::{Job, JobSnapshot, JobState, Outcome, Report};
 use pacenote::queue::{
@@ -21,7 +21,7 @@ use pacenote::queue::{
 use pacenote::store::sqlite::SqliteStore;
 use pacenote::store::{
     AttemptTimer, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, Purge, Purged,
-    ReadError, StoreError, Timer, View,
+    ReadError, Setting, StoreError, Timer, View,
 };
 use proptest::prelude::*;
 
@@ -66,6 +66,37 @@ impl JobStore for Counting {
     async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
         self.store.depths().await
     }
+    async fn depths_of(
+        &self,
+        tenant: &Name,
+        after: Option<&Name>,
+        queues: usize,
+    ) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
+        self.store.depths_of(tenant, after, queues).await
+    }
+
+    async fn due_longest(&self, lane: &Lane) -> Result<Option<Timestamp>, ReadError> {
+        self.store.due_longest(lane).await
+    }
+
+    async fn waiting(
+        &self,
+        lane: &Lane,
+        state: JobState,
+        before: JobId,
+        limit: usize,
+    ) -> Result<Vec<JobKey>, ReadError> {
+        self.store.waiting(lane, state, before, limit).await
+    }
+
+    async fn settings(&self) -> Result<Vec<Setting>, ReadError> {
+        self.store.settings().await
+    }
+
+    async fn put_setting(&self, setting: Setting) -> Result<(), StoreError> {
+        self.store.put_setting(setting).await
+    }
+
     async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, StoreError> {
         self.store.purge(purge).await
     }
