@@ -122,3 +122,10 @@ pub const KEY_CONCURRENCY_MAX: u32 = 10_000;
 pub const WEIGHT_DEFAULT: u32 = 1;
 /// A tenant's largest share: so many jobs of it are started in one round.
 pub const WEIGHT_MAX: u32 = 100;
+/// Queues that may be paused or have limits set at run time. Chosen: each is looked at by itself, and
+/// callers make up the names of queues.
+pub const SET_QUEUES_MAX: usize = 1_000;
+/// Most jobs that one call ends of a queue. Chosen: a few seconds.
+pub const PURGE_JOBS_MAX: u32 = 100_000;
+/// Jobs that one call ends of a queue where the caller does not say.
+pub const PURGE_JOBS_DEFAULT: u32 = 10_000;

@@ -5,15 +5,19 @@
 //! before it is stored. It knows neither the wire nor SQL.
 
 mod attempts;
+mod clear;
 mod duties;
 mod estimate;
 mod lease;
+mod overview;
 mod page;
 mod places;
 mod progress;
 mod quota;
+mod rates;
 mod read;
 mod schedule;
+mod settings;
 mod submission;
 mod watch;
 mod writer;
@@ -26,10 +30,14 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use attempts::{StopCause, StopSignal};
+pub use clear::{Cleared, Waiting};
 pub use estimate::Place;
 pub use lease::Lease;
+pub use overview::{Depths, LimitSources, QueueList, QueueStatus, Source, Status, TypeStatus};
 pub use places::Places;
+pub use rates::LastMinute;
 pub use read::{EventPage, EventQuery, JobPage, Waited, check_page_size, check_sequence};
+pub use settings::{Edit, LimitsEdit};
 pub use submission::{InputCheck, KnownType, Submission, default_tenant};
 pub use watch::{Watch, WatchContent, WatchMessage, WatchOptions};
 pub use writer::{Begin, Handed};
@@ -43,7 +51,9 @@ use crate::job::time::{Clock, Timestamp};
 use crate::job::{CancelCause, Change, Job, Refusal};
 use crate::queue::attempts::Attempts;
 use crate::queue::quota::Quota;
+use crate::queue::rates::Rates;
 use crate::queue::schedule::Schedule;
+use crate::queue::settings::Live;
 use crate::queue::writer::{Answer, Pool, Request, Writer};
 use crate::store::{Entry, JobStore, NotTaken, Reply, StoreError};
 
@@ -98,6 +108,10 @@ pub(crate) struct Shared {
     attempts: Attempts,
     /// Taken away when the writer ends: the pool knows the queue, too.
     pool: Mutex<Option<Arc<Pool>>>,
+    /// What was set at run time, as stored.
+    live: Mutex<Live>,
+    /// What the last minute brought.
+    rates: Mutex<Rates>,
     /// Somebody waits for a time that may come sooner than known.
     due_changed: Notify,
     draining: CancellationToken,
@@ -120,6 +134,16 @@ impl Shared {
         if let Some(pool) = pool {
             pool.places.close();
         }
+    }
+
+    fn live(&self) -> MutexGuard<'_, Live> {
+        // Nothing in here can be left half done by a panic.
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn rates(&self) -> MutexGuard<'_, Rates> {
+        // A count that a panic left half done is a count.
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_pool(&self) -> MutexGuard<'_, Option<Arc<Pool>>> {
@@ -145,10 +169,9 @@ impl JobQueue {
         clock: Arc<dyn Clock>,
         settings: QueueSettings,
     ) -> Result<Self, Error> {
+        let live = Live::read(store.settings().await?)?;
         let mut schedule = Schedule::new(settings.weights.clone());
-        for (name, given) in &settings.queues {
-            schedule.set_queue(name, &given.limits(), false, clock.steady());
-        }
+        schedule.set_all(&live, &settings.queues, clock.steady());
         let depths = store.depths().await?;
         schedule.moved(&depths);
         let mut quota = Quota::new(settings.waiting_max);
@@ -160,6 +183,8 @@ impl JobQueue {
             settings,
             attempts: Attempts::default(),
             pool: Mutex::default(),
+            live: Mutex::new(live),
+            rates: Mutex::default(),
             due_changed: Notify::new(),
             draining: CancellationToken::new(),
             failed: CancellationToken::new(),

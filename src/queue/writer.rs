@@ -4,6 +4,7 @@
 //! Nothing is answered or published before its commit. Who asked may be gone by then: the work is done
 //! all the same.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 use crate::error::Error;
 use crate::events::News;
 use crate::job::limits::LEASE;
-use crate::job::name::Lane;
+use crate::job::name::{Lane, Name};
 use crate::job::time::Timestamp;
 use crate::job::{Change, JobState};
 use crate::queue::Shared;
@@ -23,6 +24,7 @@ use crate::queue::places::Places;
 use crate::queue::progress::{Addressed, ProgressGate};
 use crate::queue::quota::Quota;
 use crate::queue::schedule::{Offer, Schedule};
+use crate::queue::settings::{Next, SettingChange};
 use crate::store::{
     ClaimTerms, Claimed, Committed, Entry, Group, Purge, Purged, Reply, StoreError,
 };
@@ -47,6 +49,8 @@ pub(super) enum Request {
     },
     /// Remove what is over.
     Purge { purge: Vec<Purge>, reply: PurgedTo },
+    /// Keep a setting, and go by it from then on.
+    Set { change: SettingChange, reply: SetTo },
     /// A place is free, or a pool has come: look again for work to hand out.
     Wake,
     /// Take nothing more, finish what is waiting, and end.
@@ -86,6 +90,8 @@ pub(super) struct Writer {
     requests: mpsc::Receiver<Request>,
     schedule: Schedule,
     quota: Quota,
+    /// Jobs of a queue that may run at once with one concurrency key.
+    key_limits: Arc<BTreeMap<Name, usize>>,
     gate: ProgressGate,
     /// When there may be more to claim although nobody knocks: at once after a commit that let jobs
     /// wait, claimed some, or had no use for a place; a moment later after one that failed.
@@ -101,9 +107,11 @@ struct Batch {
     bytes: usize,
     shares: Vec<OwnedSemaphorePermit>,
     purges: Vec<(Vec<Purge>, PurgedTo)>,
+    settings: Vec<(SettingChange, SetTo)>,
 }
 
 type ReplyTo = oneshot::Sender<Result<Vec<Answer>, Error>>;
+type SetTo = oneshot::Sender<Result<(), Error>>;
 type PurgedTo = oneshot::Sender<Result<Vec<Purged>, Error>>;
 
 /// Says that the writer has ended; and where that was a panic, that the store has failed: nobody else
@@ -128,9 +136,11 @@ impl Writer {
         schedule: Schedule,
         quota: Quota,
     ) -> Self {
+        let key_limits = shared.live().key_limits(&shared.settings.queues);
         Self {
             shared,
             requests,
+            key_limits,
             schedule,
             quota,
             gate: ProgressGate::default(),
@@ -226,6 +236,7 @@ impl Writer {
                 batch.replies.push((first..batch.slots, reply));
             }
             Request::Purge { purge, reply } => batch.purges.push((purge, reply)),
+            Request::Set { change, reply } => batch.settings.push((change, reply)),
             Request::Wake => {}
             Request::Stop => self.requests.close(),
         }
@@ -233,6 +244,7 @@ impl Writer {
 
     async fn write(&mut self, mut batch: Batch) -> Result<(), StoreError> {
         let purges = std::mem::take(&mut batch.purges);
+        let settings = std::mem::take(&mut batch.settings);
         let pool = self.shared.pool();
         let now = self.shared.clock.steady();
         self.schedule.tick(now);
@@ -248,6 +260,9 @@ impl Writer {
         }
         for (purge, reply) in purges {
             self.purge(purge, reply).await?;
+        }
+        for (change, reply) in settings {
+            self.set(change, reply).await?;
         }
         Ok(())
     }
@@ -277,7 +292,7 @@ impl Writer {
                 lease_until: clock.steady().after(LEASE),
             },
             room,
-            key_limits: Arc::default(),
+            key_limits: Arc::clone(&self.key_limits),
             now: clock.now(),
         };
         let places = pool.map(|pool| &pool.places);
@@ -346,6 +361,9 @@ impl Writer {
     fn after_commit(&mut self, committed: &Committed) {
         self.schedule.moved(&committed.depth_changes);
         self.quota.moved(&committed.depth_changes);
+        let (depths, claimed) = (&committed.depth_changes, &committed.claimed);
+        let now = self.shared.clock.steady();
+        self.shared.rates().moved(depths, claimed, now);
         let mut moved = committed.depth_changes.iter();
         let more = !committed.claimed.is_empty()
             // One that was set aside has left its place to the next.
@@ -382,6 +400,50 @@ impl Writer {
         }
     }
 
+    /// Keeps a setting, and goes by it once it is kept.
+    async fn set(&mut self, change: SettingChange, reply: SetTo) -> Result<(), StoreError> {
+        let clock = &self.shared.clock;
+        let next = self.shared.live().after(change, clock.now());
+        let next = match next {
+            Ok(next) => next,
+            Err(error) => {
+                // Whoever asked may be gone: fine.
+                let _ = reply.send(Err(error));
+                return Ok(());
+            }
+        };
+        let stored = self.shared.store.put_setting(next.setting()).await;
+        if stored.is_ok() {
+            self.go_by(next);
+        }
+        let failed = match &stored {
+            Err(error @ StoreError::Failed(_)) => Err(error.clone()),
+            Ok(()) | Err(_) => Ok(()),
+        };
+        // Whoever asked may be gone: fine.
+        let _ = reply.send(stored.map_err(Error::from));
+        failed
+    }
+
+    fn go_by(&mut self, next: Next) {
+        let file = &self.shared.settings.queues;
+        let mut live = self.shared.live();
+        live.put(next.clone());
+        match &next {
+            Next::Queue(name, queue) => {
+                let (limits, paused) = (live.limits(name, file), queue.paused_at.is_some());
+                let now = self.shared.clock.steady();
+                self.schedule.set_queue(name, &limits, paused, now);
+            }
+            Next::Type(name, of_type) => {
+                self.schedule.pause_type(name, of_type.paused_at.is_some());
+            }
+        }
+        self.key_limits = live.key_limits(file);
+        // Something may be let go that was held up.
+        self.look_again_at = Some(Timestamp::default());
+    }
+
     async fn purge(&mut self, purge: Vec<Purge>, reply: PurgedTo) -> Result<(), StoreError> {
         let result = self.shared.store.purge(purge).await;
         if let Ok(purged) = &result {
@@ -413,6 +475,9 @@ impl Writer {
                     let _ = reply.send(Err(Error::outcome_unknown()));
                 }
                 Request::Purge { reply, .. } => {
+                    let _ = reply.send(Err(Error::outcome_unknown()));
+                }
+                Request::Set { reply, .. } => {
                     let _ = reply.send(Err(Error::outcome_unknown()));
                 }
                 Request::Wake | Request::Stop => {}

@@ -357,7 +357,7 @@ async fn set_health(health: &tonic_health::server::HealthReporter, serving: bool
     } else {
         tonic_health::ServingStatus::NotServing
     };
-    for service in ["", grpc::JOB_SERVICE] {
+    for service in ["", grpc::JOB_SERVICE, grpc::QUEUE_SERVICE] {
         health.set_service_status(service, status).await;
     }
 }

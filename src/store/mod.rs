@@ -87,16 +87,14 @@ pub trait JobStore: Send + Sync + 'static {
     /// [`ReadError`].
     async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, ReadError>;
 
-    /// The counters of one tenant, by lane and state, of the first `queues` queues behind `after`, in the
-    /// order of their names.
+    /// The counters of one tenant, by lane and state, of some queues, in the order of their names.
     ///
     /// # Errors
     /// [`ReadError`].
     async fn depths_of(
         &self,
         tenant: &Name,
-        after: Option<&Name>,
-        queues: usize,
+        queues: &QueueRange,
     ) -> Result<Vec<(Lane, JobState, i64)>, ReadError>;
 
     /// Since when the QUEUED job of a lane that has been due the longest is due.
@@ -299,6 +297,15 @@ pub struct Published {
     pub segment: Arc<Segment>,
     /// With the last ones: the job's payloads, where the store knew them without reading.
     pub payloads: Option<Arc<Payloads>>,
+}
+
+/// Which queues.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum QueueRange {
+    /// So many that have jobs, behind this one or from the first.
+    Behind(Option<Name>, usize),
+    /// This one.
+    One(Name),
 }
 
 /// Something that was set while a server ran. What it says is the queue's business.

@@ -16,7 +16,7 @@ use pacenote::queue::{JobQueue, KnownType, QueueSettings};
 use pacenote::store::sqlite::SqliteStore;
 use pacenote::store::{
     AttemptTimer, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, Purge, Purged,
-    ReadError, Setting, StoreError, Timer, View,
+    QueueRange, ReadError, Setting, StoreError, Timer, View,
 };
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, OwnedRwLockWriteGuard, RwLock};
@@ -134,10 +134,9 @@ impl JobStore for Faulty {
     async fn depths_of(
         &self,
         tenant: &Name,
-        after: Option<&Name>,
-        queues: usize,
+        queues: &QueueRange,
     ) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
-        self.store.depths_of(tenant, after, queues).await
+        self.store.depths_of(tenant, queues).await
     }
 
     async fn due_longest(&self, lane: &Lane) -> Result<Option<Timestamp>, ReadError> {

@@ -21,7 +21,7 @@ use pacenote::queue::{
 use pacenote::store::sqlite::SqliteStore;
 use pacenote::store::{
     AttemptTimer, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, Purge, Purged,
-    ReadError, Setting, StoreError, Timer, View,
+    QueueRange, ReadError, Setting, StoreError, Timer, View,
 };
 use proptest::prelude::*;
 
@@ -69,10 +69,9 @@ impl JobStore for Counting {
     async fn depths_of(
         &self,
         tenant: &Name,
-        after: Option<&Name>,
-        queues: usize,
+        queues: &QueueRange,
     ) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
-        self.store.depths_of(tenant, after, queues).await
+        self.store.depths_of(tenant, queues).await
     }
 
     async fn due_longest(&self, lane: &Lane) -> Result<Option<Timestamp>, ReadError> {

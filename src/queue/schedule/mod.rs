@@ -23,13 +23,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use crate::job::JobState;
 use crate::job::limits::WEIGHT_DEFAULT;
 use crate::job::name::{Lane, Name};
-use crate::job::queue::QueueLimits;
+use crate::job::queue::{GivenLimits, QueueLimits};
 use crate::job::time::Timestamp;
 use crate::queue::places::Places;
 use crate::queue::schedule::bucket::Bucket;
 use crate::queue::schedule::circle::Circle;
 use crate::queue::schedule::line::{By, JobType, LineKey};
 use crate::queue::schedule::order::Rank;
+use crate::queue::settings::Live;
 use crate::store::{Claimed, Demand};
 
 /// What waits, what runs, and what bounds it, as committed.
@@ -129,6 +130,22 @@ impl Schedule {
         }
     }
 
+    /// What was set and configured before the first job comes.
+    pub(super) fn set_all(
+        &mut self,
+        live: &Live,
+        file: &BTreeMap<Name, GivenLimits>,
+        now: Timestamp,
+    ) {
+        for name in file.keys().chain(live.queues.keys()) {
+            let paused = live.queue(name).paused_at.is_some();
+            self.set_queue(name, &live.limits(name, file), paused, now);
+        }
+        for (name, of_type) in &live.types {
+            self.pause_type(name, of_type.paused_at.is_some());
+        }
+    }
+
     /// What bounds a queue from here on, and whether it starts anything.
     pub(super) fn set_queue(
         &mut self,
@@ -154,7 +171,6 @@ impl Schedule {
         self.open(name);
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "nobody can ask for it yet"))]
     /// Whether anything of a type is started from here on.
     pub(super) fn pause_type(&mut self, name: &Name, paused: bool) {
         self.types.entry(name.clone()).or_default().paused = paused;

@@ -34,7 +34,7 @@ use crate::store::sqlite::readers::Readers;
 use crate::store::sqlite::write::Writer;
 use crate::store::{
     AttemptTimer, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, OpenError, Purge,
-    Purged, ReadError, Setting, StoreError, Timer, View,
+    Purged, QueueRange, ReadError, Setting, StoreError, Timer, View,
 };
 
 /// The write-ahead log is cut back when it is larger than this and nothing else is to do. Bytes.
@@ -208,10 +208,9 @@ impl JobStore for SqliteStore {
     async fn depths_of(
         &self,
         tenant: &Name,
-        after: Option<&Name>,
-        queues: usize,
+        queues: &QueueRange,
     ) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
-        queues::depths_of(&self.readers, tenant, after, queues).await
+        queues::depths_of(&self.readers, tenant, queues).await
     }
 
     async fn due_longest(&self, lane: &Lane) -> Result<Option<Timestamp>, ReadError> {

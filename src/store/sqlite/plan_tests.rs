@@ -54,7 +54,7 @@ type Case = (
 
 const SCANS: [&str; 3] = ["SCAN j", "SCAN segments", "SCAN payloads"];
 
-const CASES: [Case; 26] = [
+const CASES: [Case; 27] = [
     (
         read::JOB,
         &["SEARCH j USING PRIMARY KEY (tenant=? AND id=?)"],
@@ -158,6 +158,11 @@ const CASES: [Case; 26] = [
             "SEARCH depths USING PRIMARY KEY (tenant=? AND queue=?)",
             "SEARCH depths USING PRIMARY KEY (tenant=? AND queue>?)",
         ],
+        &["TEMP B-TREE"],
+    ),
+    (
+        queues::DEPTHS_IN,
+        &["SEARCH depths USING PRIMARY KEY (tenant=? AND queue=?)"],
         &["TEMP B-TREE"],
     ),
     (

@@ -7,7 +7,7 @@ use crate::store::sqlite::read::counted;
 use crate::store::sqlite::readers::Readers;
 use crate::store::sqlite::rows;
 use crate::store::sqlite::write::Writer;
-use crate::store::{ReadError, Setting, SettingKind, StoreError};
+use crate::store::{QueueRange, ReadError, Setting, SettingKind, StoreError};
 
 /// `$2` is the last queue of the page before, `$3` how many queues.
 pub(super) const DEPTHS_OF: &str = "
@@ -16,6 +16,9 @@ where tenant = $1 and queue in (
     select distinct queue from depths
     where tenant = $1 and queue > coalesce($2, '') order by queue limit $3 + 0)
 order by queue";
+
+pub(super) const DEPTHS_IN: &str = "
+select queue, job_type, tenant, state, jobs from depths where tenant = $1 and queue = $2";
 
 /// Goes from priority to priority, however many jobs have each: the head of each comes out of the index.
 pub(super) const DUE_LONGEST: &str = "
@@ -59,13 +62,17 @@ pub(super) const DELETE_SETTING: &str = "delete from settings where kind = ?1 an
 pub(super) async fn depths_of(
     readers: &Readers,
     tenant: &Name,
-    after: Option<&Name>,
-    queues: usize,
+    queues: &QueueRange,
 ) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
-    let select = sqlx::query(DEPTHS_OF)
-        .bind(tenant.as_str())
-        .bind(after.map(Name::as_str))
-        .bind(i64::try_from(queues).unwrap_or(i64::MAX));
+    let select = match queues {
+        QueueRange::Behind(after, limit) => sqlx::query(DEPTHS_OF)
+            .bind(tenant.as_str())
+            .bind(after.as_ref().map(Name::as_str))
+            .bind(i64::try_from(*limit).unwrap_or(i64::MAX)),
+        QueueRange::One(queue) => sqlx::query(DEPTHS_IN)
+            .bind(tenant.as_str())
+            .bind(queue.as_str()),
+    };
     let rows = readers.all(select).await?;
     rows.iter().map(|row| Ok(counted(row)?)).collect()
 }
