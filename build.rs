@@ -12,7 +12,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     compiler
         .include_source_info(true)
         .include_imports(true)
-        .open_files(["pacenote/v1/job_service.proto"])?;
+        .open_files([
+            "pacenote/v1/job_service.proto",
+            "pacenote/v1/queue_service.proto",
+        ])?;
     std::fs::write(
         out.join("pacenote.fds.bin"),
         compiler.encode_file_descriptor_set(),

@@ -50,6 +50,9 @@ create index jobs_blocked on jobs
     where state = 'blocked';
 -- Serves the timer of jobs that are not due yet.
 create index jobs_scheduled on jobs (run_at_us) where state = 'scheduled';
+-- Serves whoever ends what waits in a queue and is not yet to be claimed.
+create index jobs_set_aside on jobs (tenant, queue, job_type, state, id)
+    where state in ('scheduled', 'blocked');
 -- Serves the timer of jobs that expire while they wait.
 create index jobs_deadline on jobs (deadline_at_us) where deadline_at_us is not null;
 -- Serves retention.
@@ -108,6 +111,15 @@ create table depths (
     state text not null,
     jobs integer not null,
     primary key (tenant, queue, job_type, state)
+) strict, without rowid;
+
+-- What was set while a server ran, and holds until it is set again: by what it is for and its name.
+create table settings (
+    kind text not null, -- queue or job_type
+    name text not null,
+    -- JSON.
+    value blob not null,
+    primary key (kind, name)
 ) strict, without rowid;
 
 -- One value a name: the id of the store, the key of its tokens, the position of the next event as of the

@@ -16,8 +16,10 @@ use crate::config::JobType;
 use crate::config::job_type;
 use crate::config::key::{KEYS, Key, describe};
 use crate::config::problem::{ConfigError, Problem, SourceText};
+use crate::config::queue::{self, QUEUE_KEYS, QUEUES, TENANT_KEYS, TENANTS};
 use crate::config::section::{Section, bare_or_quoted};
 use crate::job::name::Name;
+use crate::job::queue::GivenLimits;
 
 /// Largest file. Bytes. Chosen: thousands of job types; a mistaken path to a large file is refused.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -38,6 +40,10 @@ pub struct ConfigFile {
     pub(super) values: BTreeMap<&'static str, (String, Range<usize>)>,
     /// The configured job types.
     pub(super) job_types: BTreeMap<Name, JobType>,
+    /// What bounds queues.
+    pub(super) queues: BTreeMap<Name, GivenLimits>,
+    /// The tenants' shares.
+    pub(super) weights: BTreeMap<Name, u32>,
     /// The line of every key that is present, by its path.
     pub(super) lines: BTreeMap<String, usize>,
 }
@@ -85,11 +91,15 @@ impl ConfigFile {
             problems: &mut problems,
         };
         let mut known: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
-        known.push(JOB_TYPES);
+        known.extend([JOB_TYPES, QUEUES, TENANTS]);
         top.refuse_unknown(&known, |name, _| {
-            job_type::JOB_TYPE_KEYS
-                .contains(&name)
-                .then(|| format!("`{name}` belongs to a job type: put it below its [job_types.…]"))
+            let belongs = |keys: &[&str], to: &str, table: &str| {
+                keys.contains(&name)
+                    .then(|| format!("`{name}` belongs to {to}: put it below its [{table}.…]"))
+            };
+            belongs(&job_type::JOB_TYPE_KEYS, "a job type", JOB_TYPES)
+                .or_else(|| belongs(&QUEUE_KEYS, "a queue", QUEUES))
+                .or_else(|| belongs(&TENANT_KEYS, "a tenant", TENANTS))
         });
         let values = KEYS
             .iter()
@@ -101,6 +111,8 @@ impl ConfigFile {
             folder,
             values,
             job_types,
+            queues: queue::queues(&source, table, &mut problems),
+            weights: queue::weights(&source, table, &mut problems),
             lines,
         };
         Ok((file, problems))
@@ -151,27 +163,39 @@ fn job_types(
     folder: &Path,
     problems: &mut Vec<Problem>,
 ) -> BTreeMap<Name, JobType> {
-    let mut types = BTreeMap::new();
-    let Some(value) = table.get(JOB_TYPES) else {
-        return types;
+    named_tables(source, table, JOB_TYPES, type_name, problems, |section| {
+        job_type::read(section, folder)
+    })
+}
+
+/// A table of tables with a name each, as `[job_types.NAME]`; what cannot be read is collected.
+pub(super) fn named_tables<T>(
+    source: &SourceText,
+    table: &DeTable<'_>,
+    key: &'static str,
+    parse_name: impl Fn(&str) -> Result<Name, String>,
+    problems: &mut Vec<Problem>,
+    read: impl Fn(&mut Section<'_>) -> Option<T>,
+) -> BTreeMap<Name, T> {
+    let mut all = BTreeMap::new();
+    let Some(value) = table.get(key) else {
+        return all;
     };
     let DeValue::Table(tables) = value.get_ref() else {
-        let message = format!(
-            "{JOB_TYPES}: expected a table, found {}",
-            describe(value.get_ref())
-        );
-        let help = Some("give each type its own [job_types.NAME]".to_owned());
+        let found = describe(value.get_ref());
+        let message = format!("{key}: expected a table, found {found}");
+        let help = Some(format!("give each its own [{key}.NAME]"));
         problems.push(Problem::at(source, value.span(), message).with_help(help));
-        return types;
+        return all;
     };
-    for (key, value) in tables {
-        let path = format!("{JOB_TYPES}.{}", bare_or_quoted(key.get_ref()));
+    for (name, value) in tables {
+        let path = format!("{key}.{}", bare_or_quoted(name.get_ref()));
         let mut refuse =
             |span, why: &str| problems.push(Problem::at(source, span, format!("{path}: {why}")));
-        let name = match type_name(key.get_ref()) {
-            Ok(name) => Some(name),
+        let parsed = match parse_name(name.get_ref()) {
+            Ok(parsed) => Some(parsed),
             Err(why) => {
-                refuse(key.span(), &why);
+                refuse(name.span(), &why);
                 None
             }
         };
@@ -183,14 +207,14 @@ fn job_types(
         let mut section = Section {
             source,
             path,
-            span: key.span(),
+            span: name.span(),
             table,
             problems,
         };
-        let read = job_type::read(&mut section, folder);
-        types.extend(name.zip(read));
+        let read = read(&mut section);
+        all.extend(parsed.zip(read));
     }
-    types
+    all
 }
 
 fn type_name(text: &str) -> Result<Name, String> {

@@ -424,6 +424,7 @@ fn no_text_makes_the_reader_panic() {
 fn the_example_is_right_and_lists_every_key_of_the_parser() {
     use crate::config::job_type::JOB_TYPE_KEYS;
     use crate::config::key::KEYS;
+    use crate::config::queue::{QUEUE_KEYS, TENANT_KEYS};
     let file = parse(EXAMPLE).expect("the example is right");
     assert_eq!(file.job_types.len(), 3);
     let lists = |key: &str| {
@@ -439,7 +440,7 @@ fn the_example_is_right_and_lists_every_key_of_the_parser() {
             "{key:?}"
         );
     }
-    for key in JOB_TYPE_KEYS {
+    for key in JOB_TYPE_KEYS.iter().chain(&QUEUE_KEYS).chain(&TENANT_KEYS) {
         assert!(lists(key), "{key}");
     }
     let thumbnail = &file.job_types[&Name::of("thumbnail")];

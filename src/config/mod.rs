@@ -9,6 +9,7 @@ pub mod key;
 pub mod listen;
 pub mod print;
 pub mod problem;
+pub mod queue;
 mod section;
 pub mod settings;
 pub mod template;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use crate::job::limits;
 use crate::job::name::Name;
 use crate::job::policy::{RetryPolicy, Timeouts};
+use crate::job::queue::GivenLimits;
 
 /// Everything a server is told. [`Config::default`] is what `pacenote serve` uses without flags or file.
 #[derive(Clone, PartialEq, Debug)]
@@ -46,6 +48,10 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// The configured job types, by name.
     pub job_types: BTreeMap<Name, JobType>,
+    /// What bounds queues, by name. What is set at run time stands above it.
+    pub queues: BTreeMap<Name, GivenLimits>,
+    /// How many jobs of each tenant are started in a round. 1 to 100; 1 where none is given.
+    pub weights: BTreeMap<Name, u32>,
 }
 
 impl Default for Config {
@@ -60,6 +66,8 @@ impl Default for Config {
             waiting_max: limits::WAITING_DEFAULT,
             drain_timeout: limits::DRAIN_DEFAULT,
             job_types: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            weights: BTreeMap::new(),
         }
     }
 }

@@ -7,11 +7,16 @@ use std::fmt::Write;
 use std::path::Path;
 
 use crate::config::JobType;
+use crate::config::file::JOB_TYPES;
 use crate::config::job_type::{JOB_TYPE_KEYS, PROGRESS_MODES, RESULT_MODES};
 use crate::config::key::KEYS;
+use crate::config::queue::{QUEUE_KEYS, QUEUES, TENANT_KEYS, TENANTS, rate_text};
 use crate::config::section::bare_or_quoted;
 use crate::config::settings::{Origin, Settings};
 use crate::config::value::{LOG_FORMATS, duration_text, size_text};
+use crate::job::limits::KEY_CONCURRENCY_DEFAULT;
+use crate::job::name::Name;
+use crate::job::queue::GivenLimits;
 
 /// Column at which comments begin where the value leaves room.
 const COMMENT_COLUMN: usize = 44;
@@ -27,27 +32,50 @@ pub fn to_toml(settings: &Settings) -> String {
         };
         line(&mut text, &format!("{} = {value}", key.name), &what);
     }
-    for (name, job_type) in &settings.config.job_types {
-        let path = format!("job_types.{}", bare_or_quoted(name.as_str()));
-        text.push('\n');
-        line(
-            &mut text,
-            &format!("[{path}]"),
-            &settings.origin(&path).to_string(),
-        );
-        for key in JOB_TYPE_KEYS {
-            let origin = settings.origin(&format!("{path}.{key}"));
-            match type_value(job_type, key) {
-                Some(value) => line(&mut text, &format!("{key} = {value}"), &origin.to_string()),
-                None => line(
-                    &mut text,
-                    &format!("#{key} ="),
-                    "default: no limit of its own",
-                ),
-            }
-        }
+    let config = &settings.config;
+    for (name, job_type) in &config.job_types {
+        let value = |key| type_value(job_type, key);
+        table(&mut text, settings, JOB_TYPES, name, &JOB_TYPE_KEYS, value);
+    }
+    for (name, given) in &config.queues {
+        let value = |key| queue_value(given, key);
+        table(&mut text, settings, QUEUES, name, &QUEUE_KEYS, value);
+    }
+    for (name, weight) in &config.weights {
+        let value = |_| Some(weight.to_string());
+        table(&mut text, settings, TENANTS, name, &TENANT_KEYS, value);
     }
     text
+}
+
+/// A table of its own, as `[job_types.NAME]`, with every key it may have.
+fn table(
+    text: &mut String,
+    settings: &Settings,
+    tables: &str,
+    name: &Name,
+    keys: &[&'static str],
+    value: impl Fn(&'static str) -> Option<String>,
+) {
+    let path = format!("{tables}.{}", bare_or_quoted(name.as_str()));
+    text.push('\n');
+    let origin = settings.origin(&path).to_string();
+    line(text, &format!("[{path}]"), &origin);
+    for key in keys {
+        let origin = settings.origin(&format!("{path}.{key}")).to_string();
+        match value(key) {
+            Some(value) => line(text, &format!("{key} = {value}"), &origin),
+            None => line(text, &format!("#{key} ="), &absent(key)),
+        }
+    }
+}
+
+/// What holds where a key is left out and has no value to show.
+fn absent(key: &str) -> String {
+    match key {
+        "key_concurrency" => format!("default: {KEY_CONCURRENCY_DEFAULT}"),
+        _ => "default: no limit of its own".to_owned(),
+    }
 }
 
 fn line(text: &mut String, entry: &str, comment: &str) {
@@ -104,6 +132,16 @@ fn type_value(job_type: &JobType, key: &str) -> Option<String> {
         "progress_interval" => quoted(&duration_text(settings.progress_interval)),
         _ => unreachable!("every key of JOB_TYPE_KEYS is printed: a test prints them all"),
     })
+}
+
+/// `None` for what the file leaves as it is by default.
+fn queue_value(given: &GivenLimits, key: &str) -> Option<String> {
+    match key {
+        "concurrency" => Some(given.limits().concurrency?.to_string()),
+        "rate_limit" => Some(quoted(&rate_text(given.limits().rate?))),
+        "key_concurrency" => Some(given.key_concurrency?.to_string()),
+        _ => unreachable!("every key of QUEUE_KEYS is printed: a test prints them all"),
+    }
 }
 
 fn inline_table<'a>(entries: impl Iterator<Item = (&'a String, &'a String)>) -> String {

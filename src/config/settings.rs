@@ -199,6 +199,14 @@ impl Layers<'_> {
                 .file
                 .map(|file| file.job_types.clone())
                 .unwrap_or_default(),
+            queues: self
+                .file
+                .map(|file| file.queues.clone())
+                .unwrap_or_default(),
+            weights: self
+                .file
+                .map(|file| file.weights.clone())
+                .unwrap_or_default(),
         }
     }
 

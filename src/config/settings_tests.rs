@@ -249,7 +249,9 @@ fn what_is_printed_read_as_a_file_gives_the_same_settings() {
     let (folder, mut given) = with_file(
         "store = \"sqlite:odd \\\"name\\\".db\"\nlog_bytes_max = 65537\n[job_types.\"a.b/c\"]\n\
          command = [\"x\", \"line\\nbreak\", \"{input.a}\"]\nenv = { \"odd name\" = \"'\\\"\\\\\" }\n\
-         run_timeout = \"1h 1ms\"\n[job_types.d]\ncommand = [\"y\"]\nresult = \"events\"\n",
+         run_timeout = \"1h 1ms\"\n[job_types.d]\ncommand = [\"y\"]\nresult = \"events\"\n\
+         [queues.\"a.b\"]\nconcurrency = 3\nrate_limit = \"5/1m 30s\"\n[queues.c]\nkey_concurrency = 2\n\
+         [tenants.acme]\nweight = 9\n",
     );
     given.flags.insert("workers", "3".to_owned());
     let first = Settings::resolve(&given).expect("it is right");

@@ -1,7 +1,8 @@
-//! The gRPC surface: `pacenote.v1.JobService`, health and reflection. Translates, and nothing else:
+//! The gRPC surface: `pacenote.v1.JobService`, `QueueService`, health and reflection. Translates, and nothing else:
 //! what is asked for is checked and done behind the queue's door.
 
 mod malformed;
+mod queues;
 mod requests;
 mod status;
 mod watch_jobs;
@@ -17,16 +18,19 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::health_server::{Health, HealthServer};
 
+pub use queues::QUEUE_SERVICE;
 pub use status::DOMAIN;
 
 use crate::error::{Error, Violations};
 use crate::grpc::malformed::Refusing;
+use crate::grpc::queues::Queues;
 use crate::grpc::requests::check_request;
 use crate::grpc::status::status;
 use crate::job::limits::CODEC_BYTES_MAX;
 use crate::job::{Job, JobSnapshot, Payloads};
 use crate::pb;
 use crate::pb::job_service_server::{JobService, JobServiceServer};
+use crate::pb::queue_service_server::QueueServiceServer;
 use crate::queue::{JobQueue, Watch, WatchContent, WatchMessage};
 use crate::store::View;
 use crate::wire;
@@ -43,6 +47,12 @@ pub fn routes<H: Health>(queue: JobQueue, health: HealthServer<H>) -> anyhow::Re
             // So that grpcurl can print what an error carries.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
+    let queues = Queues {
+        queue: queue.clone(),
+    };
+    let queues = QueueServiceServer::new(queues)
+        .max_decoding_message_size(CODEC_BYTES_MAX)
+        .accept_compressed(CompressionEncoding::Gzip);
     let jobs = JobServiceServer::new(Jobs { queue })
         .max_decoding_message_size(CODEC_BYTES_MAX)
         .accept_compressed(CompressionEncoding::Gzip);
@@ -53,6 +63,7 @@ pub fn routes<H: Health>(queue: JobQueue, health: HealthServer<H>) -> anyhow::Re
     let reflection_v1alpha = reflection().build_v1alpha()?;
     let reflection_v1alpha = reflection_v1alpha.accept_compressed(CompressionEncoding::Gzip);
     Ok(Routes::new(Refusing(jobs))
+        .add_service(Refusing(queues))
         .add_service(Refusing(health))
         .add_service(Refusing(reflection_v1))
         .add_service(Refusing(reflection_v1alpha)))

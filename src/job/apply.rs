@@ -65,6 +65,9 @@ impl Job {
                 reason,
                 requested_by,
             } => {
+                if cause == CancelCause::QueuePurged && !self.state.is_waiting() {
+                    return Err(Refusal::NotWaiting);
+                }
                 if !self.can_be_cancelled() {
                     return Ok(applied);
                 }

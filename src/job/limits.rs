@@ -112,3 +112,24 @@ pub const HEARTBEAT_MAX: Duration = Duration::from_secs(300);
 pub const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(15);
 /// How long a drain may take where nobody says.
 pub const DRAIN_DEFAULT: Duration = Duration::from_secs(30);
+/// Most jobs of one queue running at once. Chosen: ten processes of the largest pool.
+pub const QUEUE_CONCURRENCY_MAX: u32 = 100_000;
+/// Most jobs of one queue started in one period. Chosen: far beyond what one store commits in a second.
+pub const RATE_STARTS_MAX: u32 = 1_000_000;
+/// Shortest period of a rate limit: the writer's timer is no finer.
+pub const RATE_PERIOD_MIN: Duration = Duration::from_millis(1);
+/// Longest period of a rate limit. Chosen: quotas of other services are by the day at most.
+pub const RATE_PERIOD_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Most jobs with one concurrency key running at once.
+pub const KEY_CONCURRENCY_MAX: u32 = 10_000;
+/// A tenant's share where nobody says.
+pub const WEIGHT_DEFAULT: u32 = 1;
+/// A tenant's largest share: so many jobs of it are started in one round.
+pub const WEIGHT_MAX: u32 = 100;
+/// Queues that may be paused or have limits set at run time. Chosen: each is looked at by itself, and
+/// callers make up the names of queues.
+pub const SET_QUEUES_MAX: usize = 1_000;
+/// Most jobs that one call ends of a queue. Chosen: a few seconds.
+pub const PURGE_JOBS_MAX: u32 = 100_000;
+/// Jobs that one call ends of a queue where the caller does not say.
+pub const PURGE_JOBS_DEFAULT: u32 = 10_000;

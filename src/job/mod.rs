@@ -12,6 +12,7 @@ pub mod name;
 pub mod payload;
 pub mod policy;
 pub mod progress;
+pub mod queue;
 pub mod segment;
 pub mod time;
 
@@ -517,6 +518,8 @@ pub enum Refusal {
     NotDue,
     /// It is not waiting for others.
     NotBlocked,
+    /// Only a waiting job goes with what waits in its queue.
+    NotWaiting,
     /// Only a job that failed, was cancelled or has expired can be retried, and only once.
     NotRetryable,
 }

@@ -5,14 +5,19 @@
 //! before it is stored. It knows neither the wire nor SQL.
 
 mod attempts;
+mod clear;
 mod duties;
 mod estimate;
 mod lease;
+mod overview;
 mod page;
 mod places;
 mod progress;
 mod quota;
+mod rates;
 mod read;
+mod schedule;
+mod settings;
 mod submission;
 mod watch;
 mod watch_jobs;
@@ -26,10 +31,14 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use attempts::{StopCause, StopSignal};
+pub use clear::{Cleared, Waiting};
 pub use estimate::Place;
 pub use lease::Lease;
+pub use overview::{Depths, LimitSources, QueueList, QueueStatus, Source, Status, TypeStatus};
 pub use places::Places;
+pub use rates::LastMinute;
 pub use read::{EventPage, EventQuery, JobPage, Waited, check_page_size, check_sequence};
+pub use settings::{Edit, LimitsEdit};
 pub use submission::{InputCheck, KnownType, Submission, default_tenant};
 pub use watch::{Watch, WatchContent, WatchMessage, WatchOptions};
 pub use watch_jobs::{JobsContent, JobsGap, JobsMessage, JobsWatch, JobsWatchOptions, RollUp};
@@ -37,13 +46,16 @@ pub use writer::{Begin, Handed};
 
 use crate::error::{Error, Precondition};
 use crate::events::Hub;
-use crate::job::limits::STRING_BYTES_MAX;
+use crate::job::limits::{LOG_BYTES_DEFAULT, STRING_BYTES_MAX, WAITING_DEFAULT, WATCHERS_DEFAULT};
 use crate::job::name::{JobId, JobKey, Name};
+use crate::job::queue::GivenLimits;
 use crate::job::time::{Clock, Timestamp};
 use crate::job::{CancelCause, Change, Job, Refusal};
 use crate::queue::attempts::Attempts;
-use crate::queue::places::Waiting;
 use crate::queue::quota::Quota;
+use crate::queue::rates::Rates;
+use crate::queue::schedule::Schedule;
+use crate::queue::settings::Live;
 use crate::queue::writer::{Answer, Pool, Request, Writer};
 use crate::store::{Entry, JobStore, NotTaken, Reply, StoreError};
 
@@ -62,6 +74,24 @@ pub struct QueueSettings {
     pub watchers_max: usize,
     /// Jobs of one tenant that may wait.
     pub waiting_max: usize,
+    /// What bounds queues, by name, unless it was set at run time.
+    pub queues: BTreeMap<Name, GivenLimits>,
+    /// How many jobs of each tenant are started in a round. 1 to 100; 1 where none is given.
+    pub weights: BTreeMap<Name, u32>,
+}
+
+impl Default for QueueSettings {
+    /// No types, and every bound as it is where nobody says.
+    fn default() -> Self {
+        Self {
+            types: BTreeMap::new(),
+            log_bytes_max: LOG_BYTES_DEFAULT,
+            watchers_max: WATCHERS_DEFAULT,
+            waiting_max: WAITING_DEFAULT,
+            queues: BTreeMap::new(),
+            weights: BTreeMap::new(),
+        }
+    }
 }
 
 /// The one door to jobs. Cheap to clone.
@@ -80,6 +110,10 @@ pub(crate) struct Shared {
     attempts: Attempts,
     /// Taken away when the writer ends: the pool knows the queue, too.
     pool: Mutex<Option<Arc<Pool>>>,
+    /// What was set at run time, as stored.
+    live: Mutex<Live>,
+    /// What the last minute brought.
+    rates: Mutex<Rates>,
     /// Somebody waits for a time that may come sooner than known.
     due_changed: Notify,
     draining: CancellationToken,
@@ -102,6 +136,16 @@ impl Shared {
         if let Some(pool) = pool {
             pool.places.close();
         }
+    }
+
+    fn live(&self) -> MutexGuard<'_, Live> {
+        // Nothing in here can be left half done by a panic.
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn rates(&self) -> MutexGuard<'_, Rates> {
+        // A count that a panic left half done is a count.
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_pool(&self) -> MutexGuard<'_, Option<Arc<Pool>>> {
@@ -127,9 +171,11 @@ impl JobQueue {
         clock: Arc<dyn Clock>,
         settings: QueueSettings,
     ) -> Result<Self, Error> {
+        let live = Live::read(store.settings().await?)?;
+        let mut schedule = Schedule::new(settings.weights.clone());
+        schedule.set_all(&live, &settings.queues, clock.steady());
         let depths = store.depths().await?;
-        let mut waiting = Waiting::default();
-        waiting.moved(&depths);
+        schedule.moved(&depths);
         let mut quota = Quota::new(settings.waiting_max);
         quota.moved(&depths);
         let shared = Arc::new(Shared {
@@ -139,6 +185,8 @@ impl JobQueue {
             settings,
             attempts: Attempts::default(),
             pool: Mutex::default(),
+            live: Mutex::new(live),
+            rates: Mutex::default(),
             due_changed: Notify::new(),
             draining: CancellationToken::new(),
             failed: CancellationToken::new(),
@@ -147,7 +195,7 @@ impl JobQueue {
             written: CancellationToken::new(),
         });
         let (requests, receiver) = mpsc::channel(REQUESTS_WAITING_MAX);
-        Writer::new(Arc::clone(&shared), receiver, waiting, quota)
+        Writer::new(Arc::clone(&shared), receiver, schedule, quota)
             .start()
             .map_err(|error| Error::internal(&format!("no thread for the writer: {error}")))?;
         let queue = Self { shared, requests };
@@ -322,9 +370,10 @@ impl JobQueue {
                 Refusal::StaleLease => Error::Precondition(Precondition::StaleLease),
                 Refusal::NotCancelling => Error::Precondition(Precondition::NotCancelling),
                 Refusal::NotRetryable => Error::Precondition(Precondition::NotRetryable),
-                Refusal::NotQueued | Refusal::NotDue | Refusal::NotBlocked => {
-                    Error::internal(&format!("job {}: {refusal:?}", key.id))
-                }
+                Refusal::NotQueued
+                | Refusal::NotDue
+                | Refusal::NotBlocked
+                | Refusal::NotWaiting => Error::internal(&format!("job {}: {refusal:?}", key.id)),
             }),
         }
     }

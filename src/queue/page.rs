@@ -6,7 +6,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use uuid::Uuid;
 
-use crate::job::name::JobId;
+use crate::job::name::{JobId, Name};
 use crate::store::ListQuery;
 
 /// Bytes of the tag that stand behind the id in a token. Chosen: 128 bits are beyond guessing.
@@ -49,11 +49,38 @@ fn tag(secret: &[u8; 32], query: &ListQuery, id: JobId) -> Hmac<Sha256> {
     mac
 }
 
+/// The token that goes on behind a queue.
+pub(super) fn name_token(secret: &[u8; 32], tenant: &Name, last: &Name) -> String {
+    let mut bytes = name_tag(secret, tenant, last).finalize().into_bytes()[..TAG_BYTES].to_vec();
+    bytes.extend_from_slice(last.as_str().as_bytes());
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// Behind which queue a token goes on.
+///
+/// # Errors
+/// A sentence, where it was not made here for this tenant.
+pub(super) fn parse_name(secret: &[u8; 32], tenant: &Name, token: &str) -> Result<Name, String> {
+    let wrong = || "was not made for this list by this server".to_owned();
+    let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| wrong())?;
+    let (given, name) = bytes.split_at_checked(TAG_BYTES).ok_or_else(wrong)?;
+    let name = std::str::from_utf8(name).map_err(|_| wrong())?;
+    let name = Name::new(name).map_err(|_| wrong())?;
+    let tag = name_tag(secret, tenant, &name);
+    tag.verify_truncated_left(given).map_err(|_| wrong())?;
+    Ok(name)
+}
+
+fn name_tag(secret: &[u8; 32], tenant: &Name, name: &Name) -> Hmac<Sha256> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("a key of any length can be used");
+    mac.update(format!("queues {tenant:?} {name:?}").as_bytes());
+    mac
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::job::JobState;
-    use crate::job::name::Name;
 
     fn query(tenant: &'static str) -> ListQuery {
         ListQuery {
@@ -100,5 +127,18 @@ mod tests {
             assert!(parse(&secret, &query("a"), &forged).is_err(), "{forged}");
         }
         assert!(parse(&secret, &query("a"), "ü").is_err());
+    }
+
+    #[test]
+    fn a_token_of_queues_is_good_for_its_own_tenant_and_as_it_was_made() {
+        let (secret, tenant, name) = ([7; 32], Name::of("a"), Name::of("reports/daily"));
+        let token = name_token(&secret, &tenant, &name);
+        assert_eq!(parse_name(&secret, &tenant, &token), Ok(name));
+        assert!(parse_name(&secret, &Name::of("b"), &token).is_err());
+        assert!(parse_name(&[8; 32], &tenant, &token).is_err());
+        for end in 0..token.len() {
+            assert!(parse_name(&secret, &tenant, &token[..end]).is_err());
+        }
+        assert!(parse_name(&secret, &tenant, "ü").is_err());
     }
 }

@@ -124,7 +124,7 @@ pub fn default_tenant() -> Name {
     Name::of("default")
 }
 
-fn check_type<'a>(
+pub(super) fn check_type<'a>(
     job_type: &str,
     field: &str,
     types: &'a BTreeMap<Name, KnownType>,

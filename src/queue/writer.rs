@@ -4,6 +4,7 @@
 //! Nothing is answered or published before its commit. Who asked may be gone by then: the work is done
 //! all the same.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,16 +15,18 @@ use tokio::time::Instant;
 use crate::error::Error;
 use crate::events::News;
 use crate::job::limits::LEASE;
-use crate::job::name::Name;
+use crate::job::name::{Lane, Name};
 use crate::job::time::Timestamp;
 use crate::job::{Change, JobState};
 use crate::queue::Shared;
 use crate::queue::attempts::StopSignal;
-use crate::queue::places::{Places, Waiting};
+use crate::queue::places::Places;
 use crate::queue::progress::{Addressed, ProgressGate};
 use crate::queue::quota::Quota;
+use crate::queue::schedule::{Offer, Schedule};
+use crate::queue::settings::{Next, SettingChange};
 use crate::store::{
-    ClaimTerms, Claimed, Committed, Demand, Entry, Group, Purge, Purged, Reply, StoreError,
+    ClaimTerms, Claimed, Committed, Entry, Group, Purge, Purged, Reply, StoreError,
 };
 
 /// Entries of one group. Chosen: beyond it a group only makes everyone wait longer.
@@ -46,6 +49,8 @@ pub(super) enum Request {
     },
     /// Remove what is over.
     Purge { purge: Vec<Purge>, reply: PurgedTo },
+    /// Keep a setting, and go by it from then on.
+    Set { change: SettingChange, reply: SetTo },
     /// A place is free, or a pool has come: look again for work to hand out.
     Wake,
     /// Take nothing more, finish what is waiting, and end.
@@ -83,8 +88,10 @@ pub struct Handed {
 pub(super) struct Writer {
     shared: Arc<Shared>,
     requests: mpsc::Receiver<Request>,
-    waiting: Waiting,
+    schedule: Schedule,
     quota: Quota,
+    /// Jobs of a queue that may run at once with one concurrency key.
+    key_limits: Arc<BTreeMap<Name, usize>>,
     gate: ProgressGate,
     /// When there may be more to claim although nobody knocks: at once after a commit that let jobs
     /// wait, claimed some, or had no use for a place; a moment later after one that failed.
@@ -100,9 +107,11 @@ struct Batch {
     bytes: usize,
     shares: Vec<OwnedSemaphorePermit>,
     purges: Vec<(Vec<Purge>, PurgedTo)>,
+    settings: Vec<(SettingChange, SetTo)>,
 }
 
 type ReplyTo = oneshot::Sender<Result<Vec<Answer>, Error>>;
+type SetTo = oneshot::Sender<Result<(), Error>>;
 type PurgedTo = oneshot::Sender<Result<Vec<Purged>, Error>>;
 
 /// Says that the writer has ended; and where that was a panic, that the store has failed: nobody else
@@ -124,13 +133,15 @@ impl Writer {
     pub(super) fn new(
         shared: Arc<Shared>,
         requests: mpsc::Receiver<Request>,
-        waiting: Waiting,
+        schedule: Schedule,
         quota: Quota,
     ) -> Self {
+        let key_limits = shared.live().key_limits(&shared.settings.queues);
         Self {
             shared,
             requests,
-            waiting,
+            key_limits,
+            schedule,
             quota,
             gate: ProgressGate::default(),
             look_again_at: Some(Timestamp::default()),
@@ -174,7 +185,11 @@ impl Writer {
     /// Waits for the first request, or for held progress to be due, and takes what else is there.
     async fn next_batch(&mut self) -> Option<Batch> {
         let mut batch = Batch::default();
-        let due_at = [self.gate.next_due(), self.look_again_at];
+        let due_at = [
+            self.gate.next_due(),
+            self.look_again_at,
+            self.schedule.next_start(),
+        ];
         let first = match due_at.into_iter().flatten().min() {
             None => Some(self.requests.recv().await?),
             Some(due_at) => {
@@ -221,6 +236,7 @@ impl Writer {
                 batch.replies.push((first..batch.slots, reply));
             }
             Request::Purge { purge, reply } => batch.purges.push((purge, reply)),
+            Request::Set { change, reply } => batch.settings.push((change, reply)),
             Request::Wake => {}
             Request::Stop => self.requests.close(),
         }
@@ -228,15 +244,16 @@ impl Writer {
 
     async fn write(&mut self, mut batch: Batch) -> Result<(), StoreError> {
         let purges = std::mem::take(&mut batch.purges);
+        let settings = std::mem::take(&mut batch.settings);
         let pool = self.shared.pool();
-        let hand_overs = self.hand_over(&mut batch.entries, pool.as_deref());
-        let demand = match &pool {
-            Some(pool) => self.waiting.demand(&pool.places),
-            None => Vec::new(),
+        let now = self.shared.clock.steady();
+        self.schedule.tick(now);
+        let offer = match &pool {
+            Some(pool) => self.offer(&mut batch.entries, &pool.places, now),
+            None => Offer::default(),
         };
-        if !batch.entries.is_empty() || !demand.is_empty() {
-            self.commit(batch, demand, hand_overs, pool.as_deref())
-                .await?;
+        if !batch.entries.is_empty() || !offer.is_empty() {
+            self.commit(batch, offer, pool.as_deref()).await?;
         } else {
             // Everything in it is held back, or it was only a knock.
             answer(batch.replies, &mut vec![Answer::Held; batch.slots], None);
@@ -244,21 +261,20 @@ impl Writer {
         for (purge, reply) in purges {
             self.purge(purge, reply).await?;
         }
+        for (change, reply) in settings {
+            self.set(change, reply).await?;
+        }
         Ok(())
     }
 
     async fn commit(
         &mut self,
         batch: Batch,
-        demand: Vec<Demand>,
-        hand_overs: Vec<Name>,
+        offer: Offer,
         pool: Option<&Pool>,
     ) -> Result<(), StoreError> {
         let (entries, slots): (Vec<Entry>, Vec<Option<usize>>) = batch.entries.into_iter().unzip();
-        let (had_entries, claims) = (
-            !entries.is_empty(),
-            !demand.is_empty() || !hand_overs.is_empty(),
-        );
+        let (had_entries, claims) = (!entries.is_empty(), !offer.is_empty());
         let held: Vec<Entry> = entries
             .iter()
             .zip(&slots)
@@ -269,20 +285,23 @@ impl Writer {
         let room = self.quota.room(&entries);
         let group = Group {
             entries,
-            demand: demand.clone(),
+            demand: offer.demand(),
             terms: ClaimTerms {
                 worker_id: pool.map_or_else(String::new, |pool| pool.worker_id.clone()),
                 heard_at: clock.steady(),
                 lease_until: clock.steady().after(LEASE),
             },
             room,
-            key_limits: Arc::default(),
+            key_limits: Arc::clone(&self.key_limits),
             now: clock.now(),
         };
+        let places = pool.map(|pool| &pool.places);
         match self.shared.store.commit(group).await {
             Ok(committed) => {
-                let unused = give_back_unused(pool, &demand, hand_overs, &committed.claimed);
                 self.after_commit(&committed);
+                let now = self.shared.clock.steady();
+                let claimed = &committed.claimed;
+                let unused = self.schedule.settle(offer, claimed, places, now);
                 if had_entries && unused > 0 {
                     // Whom the place was for was touched by the same group: it may be for another one.
                     self.look_again_at = Some(Timestamp::default());
@@ -298,9 +317,9 @@ impl Writer {
                 Ok(())
             }
             Err(error) => {
-                give_back_unused(pool, &demand, hand_overs, &[]);
                 let to_caller = Error::from(error.clone());
                 let now = self.shared.clock.steady();
+                self.schedule.settle(offer, &[], places, now);
                 if claims {
                     self.look_again_at = Some(now.after(CLAIM_RETRY));
                 }
@@ -316,33 +335,35 @@ impl Writer {
         }
     }
 
-    /// Decides which new jobs are claimed in the commit that stores them: those whose type has a free
-    /// place and nothing waiting before them. Answers the types of the places taken.
-    fn hand_over(&self, entries: &mut [Addressed], pool: Option<&Pool>) -> Vec<Name> {
-        let Some(pool) = pool else { return Vec::new() };
-        let mut taken = Vec::new();
-        let mut must_wait: Vec<Name> = Vec::new();
+    /// Takes places for what waits, and then for new jobs that nothing which could run waits before:
+    /// those are claimed in the commit that stores them.
+    fn offer(&mut self, entries: &mut [Addressed], places: &Places, now: Timestamp) -> Offer {
+        let mut offer = self.schedule.offer(places, now);
+        let wall = self.shared.clock.now();
         for (entry, _) in entries {
-            let Entry::Submit { new, hand_over } = entry else {
-                continue;
-            };
-            let job_type = &new.spec.job_type;
-            if must_wait.contains(job_type) {
-                continue;
+            if !places.any_free() {
+                break;
             }
-            if !self.waiting.any_of(job_type) && pool.places.take(job_type) {
-                *hand_over = true;
-                taken.push(job_type.clone());
-            } else {
-                must_wait.push(job_type.clone());
+            if let Entry::Submit { new, hand_over } = entry
+                && new.start_at.is_none_or(|at| at <= wall)
+            {
+                let lane = Lane {
+                    queue: new.spec.queue.clone(),
+                    job_type: new.spec.job_type.clone(),
+                    tenant: new.key.tenant.clone(),
+                };
+                *hand_over = self.schedule.hand_over(&lane, &mut offer, places, now);
             }
         }
-        taken
+        offer
     }
 
     fn after_commit(&mut self, committed: &Committed) {
-        self.waiting.moved(&committed.depth_changes);
+        self.schedule.moved(&committed.depth_changes);
         self.quota.moved(&committed.depth_changes);
+        let (depths, claimed) = (&committed.depth_changes, &committed.claimed);
+        let now = self.shared.clock.steady();
+        self.shared.rates().moved(depths, claimed, now);
         let mut moved = committed.depth_changes.iter();
         let more = !committed.claimed.is_empty()
             // One that was set aside has left its place to the next.
@@ -382,6 +403,50 @@ impl Writer {
         }
     }
 
+    /// Keeps a setting, and goes by it once it is kept.
+    async fn set(&mut self, change: SettingChange, reply: SetTo) -> Result<(), StoreError> {
+        let clock = &self.shared.clock;
+        let next = self.shared.live().after(change, clock.now());
+        let next = match next {
+            Ok(next) => next,
+            Err(error) => {
+                // Whoever asked may be gone: fine.
+                let _ = reply.send(Err(error));
+                return Ok(());
+            }
+        };
+        let stored = self.shared.store.put_setting(next.setting()).await;
+        if stored.is_ok() {
+            self.go_by(next);
+        }
+        let failed = match &stored {
+            Err(error @ StoreError::Failed(_)) => Err(error.clone()),
+            Ok(()) | Err(_) => Ok(()),
+        };
+        // Whoever asked may be gone: fine.
+        let _ = reply.send(stored.map_err(Error::from));
+        failed
+    }
+
+    fn go_by(&mut self, next: Next) {
+        let file = &self.shared.settings.queues;
+        let mut live = self.shared.live();
+        live.put(next.clone());
+        match &next {
+            Next::Queue(name, queue) => {
+                let (limits, paused) = (live.limits(name, file), queue.paused_at.is_some());
+                let now = self.shared.clock.steady();
+                self.schedule.set_queue(name, &limits, paused, now);
+            }
+            Next::Type(name, of_type) => {
+                self.schedule.pause_type(name, of_type.paused_at.is_some());
+            }
+        }
+        self.key_limits = live.key_limits(file);
+        // Something may be let go that was held up.
+        self.look_again_at = Some(Timestamp::default());
+    }
+
     async fn purge(&mut self, purge: Vec<Purge>, reply: PurgedTo) -> Result<(), StoreError> {
         let result = self.shared.store.purge(purge).await;
         if let Ok(purged) = &result {
@@ -415,38 +480,14 @@ impl Writer {
                 Request::Purge { reply, .. } => {
                     let _ = reply.send(Err(Error::outcome_unknown()));
                 }
+                Request::Set { reply, .. } => {
+                    let _ = reply.send(Err(Error::outcome_unknown()));
+                }
                 Request::Wake | Request::Stop => {}
             }
         }
         self.shared.fail(error);
     }
-}
-
-/// Gives back the places that were taken for jobs that were not claimed after all. Answers how many.
-fn give_back_unused(
-    pool: Option<&Pool>,
-    demand: &[Demand],
-    hand_overs: Vec<Name>,
-    claimed: &[Claimed],
-) -> usize {
-    let Some(pool) = pool else { return 0 };
-    let mut unused = hand_overs;
-    for demand in demand {
-        unused.extend(std::iter::repeat_n(
-            demand.lane.job_type.clone(),
-            demand.places,
-        ));
-    }
-    for claimed in claimed {
-        let job_type = &claimed.job.spec.job_type;
-        if let Some(index) = unused.iter().position(|unused| unused == job_type) {
-            unused.swap_remove(index);
-        }
-    }
-    for job_type in &unused {
-        pool.places.give_back(job_type);
-    }
-    unused.len()
 }
 
 /// A lease is renewed from when the writer sees the report: one that had to wait renews no less.

@@ -268,6 +268,8 @@ impl Server {
             log_bytes_max: self.config.log_bytes_max,
             watchers_max: self.config.watchers_max,
             waiting_max: self.config.waiting_max,
+            queues: self.config.queues.clone(),
+            weights: self.config.weights.clone(),
         }
     }
 
@@ -355,7 +357,7 @@ async fn set_health(health: &tonic_health::server::HealthReporter, serving: bool
     } else {
         tonic_health::ServingStatus::NotServing
     };
-    for service in ["", grpc::JOB_SERVICE] {
+    for service in ["", grpc::JOB_SERVICE, grpc::QUEUE_SERVICE] {
         health.set_service_status(service, status).await;
     }
 }

@@ -22,8 +22,8 @@ use crate::job::{Change, Job, JobSnapshot, JobState, NewJob, Payloads, Refusal};
 
 /// What every store can do. One process writes at a time.
 ///
-/// [`JobStore::commit`] and [`JobStore::purge`] may block the thread that polls them, for as long as a
-/// disk takes: call them from a thread of their own.
+/// [`JobStore::commit`], [`JobStore::put_setting`] and [`JobStore::purge`] may block the thread that polls
+/// them, for as long as a disk takes: call them from a thread of their own.
 #[async_trait]
 pub trait JobStore: Send + Sync + 'static {
     /// Makes a group of changes, then claims waiting jobs, all in one durable transaction. A change
@@ -120,6 +120,49 @@ pub trait JobStore: Send + Sync + 'static {
         after: Option<&BlockedLine>,
         limit: usize,
     ) -> Result<Option<(BlockedLine, Vec<JobKey>)>, ReadError>;
+
+    /// The counters of one tenant, by lane and state, of some queues, in the order of their names.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    async fn depths_of(
+        &self,
+        tenant: &Name,
+        queues: &QueueRange,
+    ) -> Result<Vec<(Lane, JobState, i64)>, ReadError>;
+
+    /// Since when the QUEUED job of a lane that has been due the longest is due.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    async fn due_longest(&self, lane: &Lane) -> Result<Option<Timestamp>, ReadError>;
+
+    /// Jobs of a lane that wait in one state and are older than `before`; at most `limit`, in any order.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    async fn waiting(
+        &self,
+        lane: &Lane,
+        state: JobState,
+        before: JobId,
+        limit: usize,
+    ) -> Result<Vec<JobKey>, ReadError>;
+
+    /// What was set while a server ran.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    async fn settings(&self) -> Result<Vec<Setting>, ReadError>;
+
+    /// Keeps a setting in place of the one before, or forgets it.
+    ///
+    /// # Errors
+    /// As [`JobStore::commit`].
+    ///
+    /// # Cancel safety
+    /// Not safe: await it to its end.
+    async fn put_setting(&self, setting: Setting) -> Result<(), StoreError>;
 
     /// Removes finished jobs, or the front of their logs. What is not finished is left alone. Answers
     /// what was removed.
@@ -290,6 +333,48 @@ pub struct Published {
     pub segment: Arc<Segment>,
     /// With the last ones: the job's payloads, where the store knew them without reading.
     pub payloads: Option<Arc<Payloads>>,
+}
+
+/// Which queues.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum QueueRange {
+    /// So many that have jobs, behind this one or from the first.
+    Behind(Option<Name>, usize),
+    /// This one.
+    One(Name),
+}
+
+/// Something that was set while a server ran. What it says is the queue's business.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Setting {
+    /// What it is for.
+    pub kind: SettingKind,
+    /// Which one.
+    pub name: Name,
+    /// JSON; `None` forgets what was set.
+    pub value: Option<String>,
+}
+
+/// What a setting is for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum SettingKind {
+    /// A queue.
+    Queue,
+    /// A job type.
+    JobType,
+}
+
+impl SettingKind {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Queue, Self::JobType];
+
+    /// Lower case, as stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::JobType => "job_type",
+        }
+    }
 }
 
 /// Which jobs of a tenant.

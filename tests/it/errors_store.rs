@@ -9,14 +9,15 @@ use pacenote::config::TypeSettings;
 use pacenote::grpc;
 use pacenote::job::JobState;
 use pacenote::job::limits::{LOG_BYTES_DEFAULT, WAITING_DEFAULT, WATCHERS_DEFAULT};
-use pacenote::job::name::{JobKey, Lane, Name};
+use pacenote::job::name::{JobId, JobKey, Lane, Name};
 use pacenote::job::time::{SystemClock, Timestamp};
 use pacenote::job::{Job, JobSnapshot};
 use pacenote::queue::{JobQueue, KnownType, QueueSettings};
 use pacenote::store::sqlite::SqliteStore;
 use pacenote::store::{
     AttemptTimer, BlockedLine, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange,
-    Purge, Purged, ReadError, Scan, ScanQuery, StoreError, TenantLog, TenantRange, Timer, View,
+    Purge, Purged, QueueRange, ReadError, Scan, ScanQuery, Setting, StoreError, TenantLog,
+    TenantRange, Timer, View,
 };
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, OwnedRwLockWriteGuard, RwLock};
@@ -152,6 +153,36 @@ impl JobStore for Faulty {
         self.store.next_blocked(queue, after, limit).await
     }
 
+    async fn depths_of(
+        &self,
+        tenant: &Name,
+        queues: &QueueRange,
+    ) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
+        self.store.depths_of(tenant, queues).await
+    }
+
+    async fn due_longest(&self, lane: &Lane) -> Result<Option<Timestamp>, ReadError> {
+        self.store.due_longest(lane).await
+    }
+
+    async fn waiting(
+        &self,
+        lane: &Lane,
+        state: JobState,
+        before: JobId,
+        limit: usize,
+    ) -> Result<Vec<JobKey>, ReadError> {
+        self.store.waiting(lane, state, before, limit).await
+    }
+
+    async fn settings(&self) -> Result<Vec<Setting>, ReadError> {
+        self.store.settings().await
+    }
+
+    async fn put_setting(&self, setting: Setting) -> Result<(), StoreError> {
+        self.store.put_setting(setting).await
+    }
+
     async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, StoreError> {
         self.store.purge(purge).await
     }
@@ -188,6 +219,7 @@ impl FaultyServer {
             log_bytes_max: LOG_BYTES_DEFAULT,
             watchers_max: WATCHERS_DEFAULT,
             waiting_max: WAITING_DEFAULT,
+            ..QueueSettings::default()
         };
         let clock = Arc::new(SystemClock::new());
         let queue = JobQueue::open(Arc::new(store.clone()), clock, settings).await;

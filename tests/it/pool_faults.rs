@@ -32,6 +32,7 @@ async fn open(store: &Faulty) -> JobQueue {
         log_bytes_max: LOG_BYTES_DEFAULT,
         watchers_max: WATCHERS_DEFAULT,
         waiting_max: WAITING_DEFAULT,
+        ..QueueSettings::default()
     };
     let clock = Arc::new(SystemClock::new());
     let queue = JobQueue::open(Arc::new(store.clone()), clock, settings).await;

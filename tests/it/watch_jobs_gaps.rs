@@ -148,6 +148,7 @@ async fn queue(store: Arc<SqliteStore>) -> JobQueue {
         log_bytes_max: LOG_BYTES_DEFAULT,
         watchers_max: 10,
         waiting_max: WAITING_DEFAULT,
+        ..QueueSettings::default()
     };
     let queue = JobQueue::open(store, Arc::new(SystemClock::new()), settings).await;
     queue.expect("a queue")

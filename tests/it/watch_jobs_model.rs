@@ -69,6 +69,7 @@ impl Bench {
             log_bytes_max: 64 * 1024 * 1024,
             watchers_max: 1,
             waiting_max: WAITING_DEFAULT,
+            ..QueueSettings::default()
         };
         let clock = Arc::new(SystemClock::new());
         let queue = JobQueue::open(Arc::<SqliteStore>::clone(&store), clock, settings).await;

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use pacenote::config::TypeSettings;
 use pacenote::job::event::EventTag;
 use pacenote::job::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, WAITING_DEFAULT};
-use pacenote::job::name::{JobKey, Lane, Name};
+use pacenote::job::name::{JobId, JobKey, Lane, Name};
 use pacenote::job::time::{SystemClock, Timestamp};
 use pacenote::job::{Job, JobSnapshot, JobState, Outcome, Report};
 use pacenote::queue::{
@@ -21,7 +21,8 @@ use pacenote::queue::{
 use pacenote::store::sqlite::SqliteStore;
 use pacenote::store::{
     AttemptTimer, BlockedLine, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange,
-    Purge, Purged, ReadError, Scan, ScanQuery, StoreError, TenantLog, TenantRange, Timer, View,
+    Purge, Purged, QueueRange, ReadError, Scan, ScanQuery, Setting, StoreError, TenantLog,
+    TenantRange, Timer, View,
 };
 use proptest::prelude::*;
 
@@ -83,6 +84,37 @@ impl JobStore for Counting {
     ) -> Result<Option<(BlockedLine, Vec<JobKey>)>, ReadError> {
         self.store.next_blocked(queue, after, limit).await
     }
+
+    async fn depths_of(
+        &self,
+        tenant: &Name,
+        queues: &QueueRange,
+    ) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
+        self.store.depths_of(tenant, queues).await
+    }
+
+    async fn due_longest(&self, lane: &Lane) -> Result<Option<Timestamp>, ReadError> {
+        self.store.due_longest(lane).await
+    }
+
+    async fn waiting(
+        &self,
+        lane: &Lane,
+        state: JobState,
+        before: JobId,
+        limit: usize,
+    ) -> Result<Vec<JobKey>, ReadError> {
+        self.store.waiting(lane, state, before, limit).await
+    }
+
+    async fn settings(&self) -> Result<Vec<Setting>, ReadError> {
+        self.store.settings().await
+    }
+
+    async fn put_setting(&self, setting: Setting) -> Result<(), StoreError> {
+        self.store.put_setting(setting).await
+    }
+
     async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, StoreError> {
         self.store.purge(purge).await
     }
@@ -169,6 +201,7 @@ async fn open(dir: &Path) -> (JobQueue, Arc<AtomicUsize>) {
         log_bytes_max: 64 * 1024 * 1024,
         watchers_max: 10,
         waiting_max: WAITING_DEFAULT,
+        ..QueueSettings::default()
     };
     let queue = JobQueue::open(Arc::new(store), Arc::new(SystemClock::new()), settings);
     (queue.await.expect("a queue"), log_reads)

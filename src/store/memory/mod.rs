@@ -6,6 +6,7 @@
 
 mod known;
 mod questions;
+mod queues;
 mod tables;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,14 +14,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use crate::job::name::{JobKey, Lane, Name};
+use crate::job::name::{JobId, JobKey, Lane, Name};
 use crate::job::time::Timestamp;
 use crate::job::{Job, JobSnapshot, JobState};
 use crate::store::memory::tables::Tables;
 use crate::store::{
     AttemptTimer, BlockedLine, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange,
-    OpenError, Purge, Purged, ReadError, Scan, ScanQuery, StoreError, TenantLog, TenantRange,
-    Timer, View,
+    OpenError, Purge, Purged, QueueRange, ReadError, Scan, ScanQuery, Setting, StoreError,
+    TenantLog, TenantRange, Timer, View,
 };
 
 /// What a [`MemoryStore`] is opened on, as an SQLite store is on a file: it outlives the store, and another
@@ -171,6 +172,37 @@ impl JobStore for MemoryStore {
         limit: usize,
     ) -> Result<Option<(BlockedLine, Vec<JobKey>)>, ReadError> {
         Ok(self.tables()?.next_blocked(queue, after, limit))
+    }
+
+    async fn depths_of(
+        &self,
+        tenant: &Name,
+        queues: &QueueRange,
+    ) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
+        Ok(self.tables()?.depths_of(tenant, queues))
+    }
+
+    async fn due_longest(&self, lane: &Lane) -> Result<Option<Timestamp>, ReadError> {
+        Ok(self.tables()?.due_longest(lane))
+    }
+
+    async fn waiting(
+        &self,
+        lane: &Lane,
+        state: JobState,
+        before: JobId,
+        limit: usize,
+    ) -> Result<Vec<JobKey>, ReadError> {
+        Ok(self.tables()?.waiting(lane, state, before, limit))
+    }
+
+    async fn settings(&self) -> Result<Vec<Setting>, ReadError> {
+        Ok(self.tables()?.settings())
+    }
+
+    async fn put_setting(&self, setting: Setting) -> Result<(), StoreError> {
+        self.tables()?.put_setting(setting);
+        Ok(())
     }
 
     async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, StoreError> {

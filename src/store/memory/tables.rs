@@ -13,7 +13,7 @@ use crate::job::segment::Segment;
 use crate::job::time::Timestamp;
 use crate::job::{Job, JobFields, JobSpec, JobState, Payloads};
 use crate::store::plan::{KeysRunning, Plan, Role, UniquePlace, plan};
-use crate::store::{BlockedLine, Committed, Group, Purge, Purged, StoreError, Timer};
+use crate::store::{BlockedLine, Committed, Group, Purge, Purged, SettingKind, StoreError, Timer};
 
 /// All that is stored.
 pub(super) struct Tables {
@@ -40,6 +40,8 @@ pub(super) struct Tables {
     pub(super) keys_running: KeysRunning,
     /// How many jobs there are. No counter is zero.
     pub(super) depths: BTreeMap<(Lane, JobState), i64>,
+    /// What was set while a server ran.
+    pub(super) settings: BTreeMap<(SettingKind, Name), String>,
     /// The segments of all jobs, by the position of their first events.
     pub(super) segments: BTreeMap<i64, (JobKey, Arc<Segment>)>,
     /// The highest position at which an event of each tenant was purged.
@@ -72,6 +74,7 @@ impl Default for Tables {
             batches: HashMap::new(),
             ready: HashMap::new(),
             blocked: HashMap::new(),
+            settings: BTreeMap::new(),
             scheduled: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             purges: BTreeSet::new(),

@@ -14,7 +14,7 @@ use crate::job::name::{ConcurrencyKey, JobKey, Lane, Name};
 use crate::job::payload::Payload;
 use crate::job::segment::SegmentBuilder;
 use crate::job::time::Timestamp;
-use crate::job::{Applied, Change, Job, JobState, Payloads, Refusal};
+use crate::job::{Applied, CancelCause, Change, Job, JobState, Payloads, Refusal};
 use crate::store::plan::keys::{KeyGate, Room};
 use crate::store::{ClaimTerms, Claimed, Committed, Demand, Entry, Group, Published, Reply};
 use crate::wire;
@@ -170,7 +170,11 @@ impl Planner<'_> {
             return Pending::Ready(Reply::Missing);
         };
         let job = &self.touched[index].job;
-        if matches!(change, Change::Cancel { .. }) && !job.can_be_cancelled() {
+        // Who ends what waits in a queue has to know what it has ended.
+        if let Change::Cancel { cause, .. } = &change
+            && *cause != CancelCause::QueuePurged
+            && !job.can_be_cancelled()
+        {
             return Pending::Touched {
                 index,
                 deduplicated: false,

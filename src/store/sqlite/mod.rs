@@ -8,6 +8,7 @@ mod open;
 #[cfg(test)]
 mod plan_tests;
 mod purge;
+mod queues;
 mod read;
 mod readers;
 mod rows;
@@ -24,7 +25,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use crate::job::name::{JobKey, Lane, Name};
+use crate::job::name::{JobId, JobKey, Lane, Name};
 use crate::job::time::Timestamp;
 use crate::job::{Job, JobSnapshot, JobState};
 use crate::store::sqlite::errors::write_error;
@@ -33,8 +34,8 @@ use crate::store::sqlite::readers::Readers;
 use crate::store::sqlite::write::Writer;
 use crate::store::{
     AttemptTimer, BlockedLine, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange,
-    OpenError, Purge, Purged, ReadError, Scan, ScanQuery, StoreError, TenantLog, TenantRange,
-    Timer, View,
+    OpenError, Purge, Purged, QueueRange, ReadError, Scan, ScanQuery, Setting, StoreError,
+    TenantLog, TenantRange, Timer, View,
 };
 
 /// The write-ahead log is cut back when it is larger than this and nothing else is to do. Bytes.
@@ -224,6 +225,39 @@ impl JobStore for SqliteStore {
         limit: usize,
     ) -> Result<Option<(BlockedLine, Vec<JobKey>)>, ReadError> {
         read::next_blocked(&self.readers, queue, after, limit).await
+    }
+
+    async fn depths_of(
+        &self,
+        tenant: &Name,
+        queues: &QueueRange,
+    ) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
+        queues::depths_of(&self.readers, tenant, queues).await
+    }
+
+    async fn due_longest(&self, lane: &Lane) -> Result<Option<Timestamp>, ReadError> {
+        queues::due_longest(&self.readers, lane).await
+    }
+
+    async fn waiting(
+        &self,
+        lane: &Lane,
+        state: JobState,
+        before: JobId,
+        limit: usize,
+    ) -> Result<Vec<JobKey>, ReadError> {
+        queues::waiting(&self.readers, lane, state, before, limit).await
+    }
+
+    async fn settings(&self) -> Result<Vec<Setting>, ReadError> {
+        queues::settings(&self.readers).await
+    }
+
+    async fn put_setting(&self, setting: Setting) -> Result<(), StoreError> {
+        locked(&self.writer)
+            .as_mut()
+            .ok_or_else(closed)?
+            .put_setting(&setting)
     }
 
     async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, StoreError> {

@@ -5,7 +5,7 @@ use std::path::Path;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 
-use crate::store::sqlite::{SqliteStore, purge, read, write};
+use crate::store::sqlite::{SqliteStore, purge, queues, read, write};
 
 /// A store with a thousand jobs in each of the states that an index serves.
 async fn populated(dir: &Path) -> SqliteConnection {
@@ -54,7 +54,7 @@ type Case = (
 
 const SCANS: [&str; 3] = ["SCAN j", "SCAN segments", "SCAN payloads"];
 
-const CASES: [Case; 23] = [
+const CASES: [Case; 30] = [
     (
         read::JOB,
         &["SEARCH j USING PRIMARY KEY (tenant=? AND id=?)"],
@@ -174,6 +174,49 @@ const CASES: [Case; 23] = [
         read::LEASES_ENDED,
         &["SEARCH jobs USING INDEX jobs_leased (lease_expires_at_us<?)"],
         &["TEMP B-TREE"],
+    ),
+    (
+        queues::DEPTHS_OF,
+        &[
+            "SEARCH depths USING PRIMARY KEY (tenant=? AND queue=?)",
+            "SEARCH depths USING PRIMARY KEY (tenant=? AND queue>?)",
+        ],
+        &["TEMP B-TREE"],
+    ),
+    (
+        queues::DEPTHS_IN,
+        &["SEARCH depths USING PRIMARY KEY (tenant=? AND queue=?)"],
+        &["TEMP B-TREE"],
+    ),
+    (
+        queues::DUE_LONGEST,
+        &[
+            "SEARCH jobs USING COVERING INDEX jobs_ready (queue=? AND job_type=? AND tenant=? AND priority<?)",
+            "SEARCH jobs USING COVERING INDEX jobs_ready (queue=? AND job_type=? AND tenant=? AND priority=?)",
+        ],
+        &["TEMP B-TREE", "SCAN jobs"],
+    ),
+    (
+        queues::READY,
+        &["SEARCH jobs USING COVERING INDEX jobs_ready (queue=? AND job_type=? AND tenant=?)"],
+        &["TEMP B-TREE"],
+    ),
+    (
+        queues::SET_ASIDE,
+        &[
+            "SEARCH jobs USING COVERING INDEX jobs_set_aside (tenant=? AND queue=? AND job_type=? AND state=? AND id<?)",
+        ],
+        &["TEMP B-TREE"],
+    ),
+    (
+        queues::UPDATE_SETTING,
+        &["SEARCH settings USING PRIMARY KEY (kind=? AND name=?)"],
+        &[],
+    ),
+    (
+        queues::DELETE_SETTING,
+        &["SEARCH settings USING PRIMARY KEY (kind=? AND name=?)"],
+        &[],
     ),
     (
         purge::DELETE_JOB,

@@ -488,16 +488,17 @@ pub(super) async fn attempts_due(
 
 pub(super) async fn depths(readers: &Readers) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
     let rows = readers.all(sqlx::query(DEPTHS)).await?;
-    rows.iter()
-        .map(|row| {
-            let lane = Lane {
-                queue: rows::name(rows::text(row, 0)?)?,
-                job_type: rows::name(rows::text(row, 1)?)?,
-                tenant: rows::name(rows::text(row, 2)?)?,
-            };
-            Ok((lane, rows::state(row, 3)?, rows::number(row, 4)?))
-        })
-        .collect()
+    rows.iter().map(|row| Ok(counted(row)?)).collect()
+}
+
+/// A counter: queue, type, tenant, state and jobs.
+pub(super) fn counted(row: &sqlx::sqlite::SqliteRow) -> Result<(Lane, JobState, i64), StoreError> {
+    let lane = Lane {
+        queue: rows::name(rows::text(row, 0)?)?,
+        job_type: rows::name(rows::text(row, 1)?)?,
+        tenant: rows::name(rows::text(row, 2)?)?,
+    };
+    Ok((lane, rows::state(row, 3)?, rows::number(row, 4)?))
 }
 
 pub(super) async fn next_blocked(

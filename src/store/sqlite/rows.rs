@@ -240,7 +240,7 @@ fn batch_id(bytes: &[u8]) -> Result<BatchId, StoreError> {
 }
 
 /// A point in time, or null.
-fn time(row: &impl Columns, column: usize) -> Result<Option<Timestamp>, StoreError> {
+pub(super) fn time(row: &impl Columns, column: usize) -> Result<Option<Timestamp>, StoreError> {
     Ok(row.number(column)?.map(Timestamp::from_micros))
 }
 

@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use pacenote::job::name::{JobKey, Lane, Name};
+use pacenote::job::name::{JobId, JobKey, Lane, Name};
 use pacenote::job::time::Timestamp;
 use pacenote::job::{Job, JobSnapshot, JobState};
 use pacenote::store::{
     AttemptTimer, BlockedLine, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange,
-    Purge, Purged, ReadError, Scan, ScanQuery, StoreError, TenantLog, TenantRange, Timer, View,
+    Purge, Purged, QueueRange, ReadError, Scan, ScanQuery, Setting, StoreError, TenantLog,
+    TenantRange, Timer, View,
 };
 use tokio::sync::oneshot;
 
@@ -114,6 +115,36 @@ impl JobStore for Mortal {
         limit: usize,
     ) -> Result<Option<(BlockedLine, Vec<JobKey>)>, ReadError> {
         self.store.next_blocked(queue, after, limit).await
+    }
+
+    async fn depths_of(
+        &self,
+        tenant: &Name,
+        queues: &QueueRange,
+    ) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
+        self.store.depths_of(tenant, queues).await
+    }
+
+    async fn due_longest(&self, lane: &Lane) -> Result<Option<Timestamp>, ReadError> {
+        self.store.due_longest(lane).await
+    }
+
+    async fn waiting(
+        &self,
+        lane: &Lane,
+        state: JobState,
+        before: JobId,
+        limit: usize,
+    ) -> Result<Vec<JobKey>, ReadError> {
+        self.store.waiting(lane, state, before, limit).await
+    }
+
+    async fn settings(&self) -> Result<Vec<Setting>, ReadError> {
+        self.store.settings().await
+    }
+
+    async fn put_setting(&self, setting: Setting) -> Result<(), StoreError> {
+        self.store.put_setting(setting).await
     }
 
     async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, StoreError> {

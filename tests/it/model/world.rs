@@ -149,6 +149,7 @@ impl World {
             log_bytes_max: LOG_BYTES_DEFAULT,
             watchers_max: 1_000,
             waiting_max: WAITING_DEFAULT,
+            ..QueueSettings::default()
         };
         let clock = Arc::clone(&self.clock);
         let opened = JobQueue::open(Arc::clone(&mortal) as Arc<dyn JobStore>, clock, settings);
