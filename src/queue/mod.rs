@@ -4,6 +4,7 @@
 //! changes to the writer, and answers once they are on disk. It promises that nobody sees an event
 //! before it is stored. It knows neither the wire nor SQL.
 
+mod alarm;
 mod attempts;
 mod duties;
 mod lease;
@@ -37,6 +38,7 @@ use crate::job::limits::STRING_BYTES_MAX;
 use crate::job::name::{JobId, JobKey, Name};
 use crate::job::time::{Clock, Timestamp};
 use crate::job::{CancelCause, Change, Job, Refusal};
+use crate::queue::alarm::Alarm;
 use crate::queue::attempts::Attempts;
 use crate::queue::places::Waiting;
 use crate::queue::quota::Quota;
@@ -78,6 +80,8 @@ pub(crate) struct Shared {
     pool: Mutex<Option<Arc<Pool>>>,
     /// Somebody waits for a time that may come sooner than known.
     due_changed: Notify,
+    /// The next deadline of a job that waits.
+    deadlines: Alarm,
     draining: CancellationToken,
     failed: CancellationToken,
     failure: OnceLock<StoreError>,
@@ -136,6 +140,7 @@ impl JobQueue {
             attempts: Attempts::default(),
             pool: Mutex::default(),
             due_changed: Notify::new(),
+            deadlines: Alarm::default(),
             draining: CancellationToken::new(),
             failed: CancellationToken::new(),
             failure: OnceLock::new(),

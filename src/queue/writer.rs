@@ -359,6 +359,9 @@ impl Writer {
             if job.state == JobState::Scheduled {
                 self.shared.due_changed.notify_one();
             }
+            if let Some(deadline) = job.deadline_at {
+                self.shared.deadlines.hear(deadline);
+            }
             self.shared.hub.publish(&job.key, || {
                 let segment = Arc::clone(&published.segment);
                 match &published.payloads {
