@@ -11,6 +11,7 @@ use pacenote::job::event::{LogLevel, LogLine};
 use pacenote::job::name::{JobId, JobKey, Name};
 use pacenote::job::payload::Payload;
 use pacenote::job::progress::Progress;
+use pacenote::job::time::Clock;
 use pacenote::job::{Outcome, Report};
 use pacenote::pb;
 use pacenote::pb::job_service_client::JobServiceClient;
@@ -50,6 +51,7 @@ pub(crate) struct TestServer {
 pub(crate) struct Setup {
     config: Config,
     types: Vec<(Name, TypeSettings, AddType)>,
+    clock: Option<Arc<dyn Clock>>,
 }
 
 type AddType = Box<dyn FnOnce(Server) -> Server + Send>;
@@ -67,11 +69,18 @@ impl Setup {
         Self {
             config,
             types: Vec::new(),
+            clock: None,
         }
     }
 
     pub(crate) fn config(mut self, change: impl FnOnce(&mut Config)) -> Self {
         change(&mut self.config);
+        self
+    }
+
+    /// By a clock that is not the machine's.
+    pub(crate) fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = Some(clock);
         self
     }
 
@@ -106,6 +115,9 @@ impl Setup {
         let mut server = Server::new(self.config).on_queue(move |queue| {
             let _ = ready.send(queue);
         });
+        if let Some(clock) = self.clock {
+            server = server.clock(clock);
+        }
         for (_, _, with) in self.types {
             server = with(server);
         }
