@@ -4,6 +4,7 @@
 //! changes to the writer, and answers once they are on disk. It promises that nobody sees an event
 //! before it is stored. It knows neither the wire nor SQL.
 
+mod alarm;
 mod attempts;
 mod clear;
 mod duties;
@@ -51,6 +52,7 @@ use crate::job::name::{JobId, JobKey, Name};
 use crate::job::queue::GivenLimits;
 use crate::job::time::{Clock, Timestamp};
 use crate::job::{CancelCause, Change, Job, Refusal};
+use crate::queue::alarm::Alarm;
 use crate::queue::attempts::Attempts;
 use crate::queue::quota::Quota;
 use crate::queue::rates::Rates;
@@ -116,6 +118,8 @@ pub(crate) struct Shared {
     rates: Mutex<Rates>,
     /// Somebody waits for a time that may come sooner than known.
     due_changed: Notify,
+    /// The next deadline of a job that waits.
+    deadlines: Alarm,
     draining: CancellationToken,
     failed: CancellationToken,
     failure: OnceLock<StoreError>,
@@ -188,6 +192,7 @@ impl JobQueue {
             live: Mutex::new(live),
             rates: Mutex::default(),
             due_changed: Notify::new(),
+            deadlines: Alarm::default(),
             draining: CancellationToken::new(),
             failed: CancellationToken::new(),
             failure: OnceLock::new(),

@@ -381,6 +381,9 @@ impl Writer {
             if job.state == JobState::Scheduled {
                 self.shared.due_changed.notify_one();
             }
+            if let Some(deadline) = job.deadline_at {
+                self.shared.deadlines.hear(deadline);
+            }
             let segment = &published.segment;
             let news = || {
                 let (job, segment) = (Arc::clone(job), Arc::clone(segment));

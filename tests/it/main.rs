@@ -2,6 +2,7 @@
 
 mod bounds;
 mod bounds_whole;
+mod clock;
 mod crash;
 mod drain;
 mod errors;
@@ -16,6 +17,7 @@ mod life_pool;
 mod life_read;
 mod life_retry;
 mod life_submit;
+mod life_time;
 mod model;
 mod overload;
 mod pool_faults;
