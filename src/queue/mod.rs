@@ -13,6 +13,7 @@ mod progress;
 mod quota;
 mod read;
 mod submission;
+mod submit;
 mod watch;
 mod writer;
 
@@ -27,21 +28,26 @@ pub use attempts::{StopCause, StopSignal};
 pub use lease::Lease;
 pub use places::Places;
 pub use read::{EventPage, EventQuery, JobPage, Waited, check_page_size, check_sequence};
-pub use submission::{InputCheck, KnownType, Submission, default_tenant};
+pub use submission::{
+    InputCheck, KnownType, RetryOverrides, Start, Submission, TimeoutOverrides, UniqueRequest,
+    default_tenant,
+};
+pub use submit::Batch;
 pub use watch::{Watch, WatchContent, WatchMessage, WatchOptions};
 pub use writer::{Begin, Handed};
 
 use crate::error::{Error, Precondition};
 use crate::events::Hub;
 use crate::job::limits::STRING_BYTES_MAX;
-use crate::job::name::{JobId, JobKey, Name};
+use crate::job::name::{JobKey, Name};
 use crate::job::time::{Clock, Timestamp};
 use crate::job::{CancelCause, Change, Job, Refusal};
 use crate::queue::attempts::Attempts;
 use crate::queue::places::Waiting;
 use crate::queue::quota::Quota;
+use crate::queue::submit::not_taken;
 use crate::queue::writer::{Answer, Pool, Request, Writer};
-use crate::store::{Entry, JobStore, NotTaken, Reply, StoreError};
+use crate::store::{Entry, JobStore, Reply, StoreError};
 
 /// Requests that may wait for the writer. Chosen: a few groups; who comes later waits at the door.
 const REQUESTS_WAITING_MAX: usize = 2048;
@@ -162,61 +168,6 @@ impl JobQueue {
         Ok(queue)
     }
 
-    /// Stores a job, and answers once it is on disk: the job, and whether an earlier request with its
-    /// key had made it.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`], [`Error::KeyReused`], [`Error::Exhausted`], [`Error::Unavailable`].
-    ///
-    /// # Cancel safety
-    /// Once it has begun, the job may be stored although nobody hears of it.
-    pub async fn submit(&self, submission: Submission) -> Result<(Arc<Job>, bool), Error> {
-        self.submit_as(self.new_id(), submission, "").await
-    }
-
-    /// What is wrong with a submission, and nothing else: neither whether its key was used nor whether
-    /// jobs are taken now. `prefix` is what stands before the fields' names in the request.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`].
-    pub fn check(&self, submission: Submission, prefix: &str) -> Result<(), Error> {
-        let settings = &self.shared.settings;
-        let checked = submission.check(
-            prefix,
-            self.new_id(),
-            &settings.types,
-            settings.log_bytes_max,
-        );
-        checked.map(drop)
-    }
-
-    fn new_id(&self) -> JobId {
-        JobId::new(self.shared.clock.new_id())
-    }
-
-    async fn submit_as(
-        &self,
-        id: JobId,
-        submission: Submission,
-        prefix: &str,
-    ) -> Result<(Arc<Job>, bool), Error> {
-        if self.shared.draining.is_cancelled() {
-            return Err(Error::draining());
-        }
-        let settings = &self.shared.settings;
-        let new = submission.check(prefix, id, &settings.types, settings.log_bytes_max)?;
-        let bytes = new.input.as_ref().map_or(0, |input| input.as_bytes().len());
-        let entry = Entry::Submit {
-            new: Box::new(new),
-            hand_over: false,
-        };
-        match self.change_one(entry, bytes).await? {
-            Answer::Stored(Reply::Done { job, deduplicated }) => Ok((job, deduplicated)),
-            Answer::Stored(Reply::NotTaken(why)) => Err(not_taken(why)),
-            other => Err(Error::internal(&format!("a submit was answered {other:?}"))),
-        }
-    }
-
     /// Asks a job to stop, and answers with the job as it is then. A finished job, or one that was
     /// asked before, is answered unchanged.
     ///
@@ -310,10 +261,13 @@ impl JobQueue {
             Answer::Held => Ok(None),
             Answer::Stored(Reply::Done { job, .. }) => Ok(Some(job)),
             Answer::Stored(Reply::Missing) => Err(Error::NotFound { id: key.id }),
-            Answer::Stored(Reply::NotTaken(why)) => Err(not_taken(why)),
-            Answer::Stored(reply @ (Reply::Batch(_) | Reply::BatchNotTaken(_))) => Err(
-                Error::internal(&format!("job {} was answered {reply:?}", key.id)),
-            ),
+            Answer::Stored(Reply::NotTaken(why)) => Err(not_taken(&key.tenant, why)),
+            Answer::Stored(
+                reply @ (Reply::Batch(_) | Reply::BatchNotTaken(_) | Reply::Checked { .. }),
+            ) => Err(Error::internal(&format!(
+                "job {} was answered {reply:?}",
+                key.id
+            ))),
             Answer::Stored(Reply::Refused(refusal)) => Err(match refusal {
                 Refusal::StaleLease => Error::Precondition(Precondition::StaleLease),
                 Refusal::NotCancelling => Error::Precondition(Precondition::NotCancelling),
@@ -355,15 +309,6 @@ impl JobQueue {
             .send(request)
             .await
             .map_err(|_| Error::outcome_unknown())
-    }
-}
-
-/// Why a new job was not stored.
-fn not_taken(why: NotTaken) -> Error {
-    match why {
-        NotTaken::KeyReused(id) => Error::KeyReused { id },
-        NotTaken::UniqueTaken(id) => Error::UniqueTaken { id },
-        NotTaken::NoRoom => Error::waiting_full(),
     }
 }
 

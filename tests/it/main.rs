@@ -1,6 +1,7 @@
 //! Through the public door: a real server on a free port, a real store, real gRPC.
 
 mod bounds;
+mod bounds_submit;
 mod bounds_whole;
 mod crash;
 mod drain;
@@ -19,6 +20,7 @@ mod pool_faults;
 mod service;
 mod start;
 mod store;
+mod submit_batch;
 mod watch;
 mod watch_end;
 mod watch_model;

@@ -103,13 +103,12 @@ impl<'a> KeyGate<'a> {
         }
     }
 
-    /// Whether as many jobs run with this one's key as may.
-    pub(super) fn is_full(&self, job: &Job) -> bool {
-        let Some(key) = job.concurrency_key() else {
-            return false;
-        };
-        let moved = self.moves.get(&key).copied().unwrap_or(0);
-        self.running.of(&key) + moved >= limit_of(&self.limits, &key.queue)
+    /// Whether as many jobs run with this key as may. Without one, there is no limit.
+    pub(super) fn is_full(&self, key: Option<ConcurrencyKey>) -> bool {
+        key.is_some_and(|key| {
+            let moved = self.moves.get(&key).copied().unwrap_or(0);
+            self.running.of(&key) + moved >= limit_of(&self.limits, &key.queue)
+        })
     }
 
     /// Learns that a job has gone from a state to the one that it is in.

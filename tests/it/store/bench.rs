@@ -188,6 +188,7 @@ impl Bench {
         for entry in &entries {
             let tenant = match entry {
                 Entry::Submit { new, .. } => &new.key.tenant,
+                Entry::Check(new) => &new.key.tenant,
                 Entry::Batch(jobs) => &jobs.first().expect("a job at least").key.tenant,
                 Entry::Change { key, .. } | Entry::Retry { key, .. } => &key.tenant,
             };
