@@ -5,6 +5,7 @@ mod malformed;
 mod requests;
 mod status;
 mod submissions;
+mod watch_jobs;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -62,6 +63,18 @@ pub fn routes<H: Health>(queue: JobQueue, health: HealthServer<H>) -> anyhow::Re
 /// `pacenote.v1.JobService`.
 struct Jobs {
     queue: JobQueue,
+}
+
+impl Jobs {
+    /// The message of a job, with where it stands if it waits.
+    async fn placed(&self, snapshot: JobSnapshot) -> Result<pb::Job, Status> {
+        let place = self.queue.place_of(&snapshot.job).await.map_err(status)?;
+        let mut job = wire::to_job(snapshot);
+        if let Some(place) = place {
+            wire::put_place(&mut job, place.position, place.estimated_start_at);
+        }
+        Ok(job)
+    }
 }
 
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -163,7 +176,7 @@ impl JobService for Jobs {
         let key = checked(key, violations)?;
         let snapshot = self.queue.get(&key, view).await.map_err(status)?;
         Ok(Response::new(pb::GetResponse {
-            job: Some(wire::to_job(snapshot)),
+            job: Some(self.placed(snapshot).await?),
         }))
     }
 
@@ -200,7 +213,7 @@ impl JobService for Jobs {
         let waited = self.queue.wait(&key, timeout, request.after_sequence, view);
         let waited = waited.await.map_err(status)?;
         Ok(Response::new(pb::WaitResponse {
-            job: Some(wire::to_job(waited.snapshot)),
+            job: Some(self.placed(waited.snapshot).await?),
             timed_out: waited.timed_out,
         }))
     }
@@ -241,6 +254,25 @@ impl JobService for Jobs {
         let key = checked(key, violations)?;
         let watch = self.queue.watch(&key, options).await.map_err(status)?;
         Ok(Response::new(messages(watch, |update| update)))
+    }
+
+    type WatchJobsStream = Messages<pb::WatchJobsResponse>;
+
+    async fn watch_jobs(
+        &self,
+        request: Request<pb::WatchJobsRequest>,
+    ) -> Result<Response<Self::WatchJobsStream>, Status> {
+        let request = opened(request)?;
+        let mut violations = Violations::default();
+        let filter = requests::job_filter(&request, &mut violations);
+        let options = requests::jobs_watch_options(&request, &mut violations);
+        let cursor = &options.after_cursor;
+        self.queue
+            .check_jobs_cursor(&filter, cursor, &mut violations);
+        violations.into_result().map_err(status)?;
+        let watch = self.queue.watch_jobs(filter, options).await;
+        let watch = watch.map_err(status)?;
+        Ok(Response::new(watch_jobs::messages(watch)))
     }
 
     async fn list_events(

@@ -113,6 +113,10 @@ pub const BATCH_EVENTS_MAX: usize = 256;
 pub const BATCH_BYTES_MAX: usize = 256 * 1024;
 /// Open watches of one tenant where nobody says.
 pub const WATCHERS_DEFAULT: usize = 10_000;
+/// Jobs that one watch may name. Chosen: as many as one batch; their ids are 36 KiB of a request.
+pub const WATCH_JOB_IDS_MAX: usize = 1_000;
+/// At most one roll-up of many jobs in this time where nobody says. Chosen: four a second look live.
+pub const ROLL_UP_INTERVAL_DEFAULT: Duration = Duration::from_millis(250);
 /// Sign of life on a quiet watch: shortest interval.
 pub const HEARTBEAT_MIN: Duration = Duration::from_secs(1);
 /// Sign of life on a quiet watch: longest interval.

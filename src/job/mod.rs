@@ -118,6 +118,14 @@ pub struct JobSpec {
 }
 
 impl JobSpec {
+    fn concurrency_key_of(&self, job: &JobKey) -> Option<ConcurrencyKey> {
+        Some(ConcurrencyKey {
+            tenant: job.tenant.clone(),
+            queue: self.queue.clone(),
+            key: self.concurrency_key.clone()?,
+        })
+    }
+
     /// A job of a type, with everything else as it is by default.
     pub fn of(job_type: Name) -> Self {
         Self {
@@ -342,6 +350,11 @@ pub struct NewJob {
 }
 
 impl NewJob {
+    /// What it shares a limit with, if anything.
+    pub fn concurrency_key(&self) -> Option<ConcurrencyKey> {
+        self.spec.concurrency_key_of(&self.key)
+    }
+
     /// A job that may run at once and stands in nobody's way.
     pub fn new(key: JobKey, spec: JobSpec, input: Option<Payload>) -> Self {
         Self {
@@ -360,16 +373,6 @@ impl NewJob {
             Some(at) => at.max(now),
             None => now.after(self.delay),
         }
-    }
-
-    /// What it shares a limit with, if anything.
-    pub fn concurrency_key(&self) -> Option<ConcurrencyKey> {
-        let key = self.spec.concurrency_key.clone()?;
-        Some(ConcurrencyKey {
-            tenant: self.key.tenant.clone(),
-            queue: self.spec.queue.clone(),
-            key,
-        })
     }
 }
 
@@ -409,6 +412,9 @@ pub enum Change {
     Lose {
         /// Which attempt.
         attempt: u32,
+        /// Its lease has to have ended before this, by the steady clock: what was true when somebody
+        /// looked may not be any more. The far end of the range where its process is known to be dead.
+        before: Timestamp,
     },
     /// The attempt has told nothing for the job's stall time.
     Stall {
@@ -518,7 +524,7 @@ pub enum Refusal {
     StaleLease,
     /// Nobody asked it to stop.
     NotCancelling,
-    /// It is not waiting for its time, or the time has not come.
+    /// It is not waiting for its time, or the time has not come: not yet, or not any more.
     NotDue,
     /// It is not waiting for others.
     NotBlocked,
@@ -599,12 +605,7 @@ impl Job {
 
     /// What it shares a limit with, if anything.
     pub fn concurrency_key(&self) -> Option<ConcurrencyKey> {
-        let key = self.spec.concurrency_key.clone()?;
-        Some(ConcurrencyKey {
-            tenant: self.key.tenant.clone(),
-            queue: self.spec.queue.clone(),
-            key,
-        })
+        self.spec.concurrency_key_of(&self.key)
     }
 
     /// Whether it stands in the way of another one with its unique key.

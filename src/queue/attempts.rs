@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::job::name::JobKey;
+use crate::job::name::{JobKey, Name};
+use crate::job::time::Timestamp;
 use crate::job::{Job, JobState};
 
 /// Why an attempt has to stop.
@@ -47,45 +49,113 @@ impl StopSignal {
     }
 }
 
+/// Weight of the newest attempt in the mean of a type. Chosen: the last ten or so decide.
+const NEWEST: f64 = 0.1;
+/// A mean that nothing was added to for so long says nothing about now.
+const KNOWN_FOR: Duration = Duration::from_secs(3600);
+
 /// The attempts that live in this process.
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
-    live: Mutex<HashMap<JobKey, (u32, StopSignal)>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    live: HashMap<JobKey, Live>,
+    /// Types of which an attempt has begun since the start.
+    paces: HashMap<Name, Pace>,
+}
+
+#[derive(Debug)]
+struct Live {
+    attempt: u32,
+    stop: StopSignal,
+    began_at: Timestamp,
+}
+
+/// How the attempts of one type go.
+#[derive(Debug, Default)]
+struct Pace {
+    running: usize,
+    mean_seconds: f64,
+    /// When the newest one was over; `None` before the first.
+    known_at: Option<Timestamp>,
+}
+
+impl Pace {
+    fn ended(&mut self, took: Duration, now: Timestamp) {
+        self.running = self.running.saturating_sub(1);
+        let took = took.as_secs_f64();
+        let weight = if self.known_at.is_some() { NEWEST } else { 1.0 };
+        self.mean_seconds += (took - self.mean_seconds) * weight;
+        self.known_at = Some(now);
+    }
 }
 
 impl Attempts {
-    /// A new attempt of a claimed job.
-    pub(super) fn begin(&self, job: &Job) -> StopSignal {
-        let signal = StopSignal::default();
-        self.lock()
-            .insert(job.key.clone(), (job.attempt, signal.clone()));
-        signal
+    /// A new attempt of a claimed job. `now` by the steady clock.
+    pub(super) fn begin(&self, job: &Job, now: Timestamp) -> StopSignal {
+        let stop = StopSignal::default();
+        let live = Live {
+            attempt: job.attempt,
+            stop: stop.clone(),
+            began_at: now,
+        };
+        let mut state = self.lock();
+        state.live.insert(job.key.clone(), live);
+        match state.paces.get_mut(&job.spec.job_type) {
+            Some(pace) => pace.running += 1,
+            None => {
+                let pace = Pace {
+                    running: 1,
+                    ..Pace::default()
+                };
+                state.paces.insert(job.spec.job_type.clone(), pace);
+            }
+        }
+        stop
     }
 
-    /// Learns how a job stands after a commit: whoever runs it is told to stop where it has to.
-    pub(super) fn committed(&self, job: &Job) {
-        let mut live = self.lock();
-        let Some((attempt, signal)) = live.get(&job.key) else {
+    /// Learns how a job stands after a commit: whoever runs it is told to stop where it has to. `now` by
+    /// the steady clock.
+    pub(super) fn committed(&self, job: &Job, now: Timestamp) {
+        let mut state = self.lock();
+        let state = &mut *state;
+        let Some(live) = state.live.get(&job.key) else {
             return;
         };
-        if !job.state.is_leased() || job.attempt != *attempt {
+        if !job.state.is_leased() || job.attempt != live.attempt {
             // Where it has just finished by itself, nobody hears this.
-            signal.stop(StopCause::LeaseLost);
-            live.remove(&job.key);
+            live.stop.stop(StopCause::LeaseLost);
+            if let Some(pace) = state.paces.get_mut(&job.spec.job_type) {
+                pace.ended(now.since(live.began_at), now);
+            }
+            state.live.remove(&job.key);
         } else if job.state == JobState::Cancelling {
-            signal.stop(StopCause::Cancel);
+            live.stop.stop(StopCause::Cancel);
         }
     }
 
     /// Whether an attempt is one of them.
     pub(super) fn is_alive(&self, key: &JobKey, attempt: u32) -> bool {
-        self.lock()
-            .get(key)
-            .is_some_and(|(live, _)| *live == attempt)
+        let state = self.lock();
+        let live = state.live.get(key);
+        live.is_some_and(|live| live.attempt == attempt)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<JobKey, (u32, StopSignal)>> {
+    /// How many attempts of a type run, and how long they took lately; `None` where either is not known.
+    /// `now` by the steady clock.
+    pub(super) fn pace(&self, job_type: &Name, now: Timestamp) -> Option<(usize, Duration)> {
+        let state = self.lock();
+        let pace = state.paces.get(job_type)?;
+        let known = pace.known_at.is_some_and(|at| now.since(at) <= KNOWN_FOR);
+        (known && pace.running > 0)
+            .then(|| (pace.running, Duration::from_secs_f64(pace.mean_seconds)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing in here can be left half done by a panic.
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

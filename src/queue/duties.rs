@@ -114,12 +114,12 @@ impl JobQueue {
             .filter(|(key, attempt)| is_lost(key, *attempt))
             .map(|(key, attempt)| Entry::Change {
                 key,
-                change: Change::Lose { attempt },
+                change: Change::Lose { attempt, before },
             })
             .collect();
         let swept = entries.len();
         if swept > 0 {
-            // An attempt that ended in between refuses: fine.
+            // An attempt that ended in between refuses, and one that renewed its lease: fine.
             self.change(entries, 0).await?;
         }
         Ok(swept)

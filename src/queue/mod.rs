@@ -6,6 +6,7 @@
 
 mod attempts;
 mod duties;
+mod estimate;
 mod lease;
 mod page;
 mod places;
@@ -15,6 +16,7 @@ mod read;
 mod submission;
 mod submit;
 mod watch;
+mod watch_jobs;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -25,6 +27,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use attempts::{StopCause, StopSignal};
+pub use estimate::Place;
 pub use lease::Lease;
 pub use places::Places;
 pub use read::{EventPage, EventQuery, JobPage, Waited, check_page_size, check_sequence};
@@ -34,6 +37,7 @@ pub use submission::{
 };
 pub use submit::Batch;
 pub use watch::{Watch, WatchContent, WatchMessage, WatchOptions};
+pub use watch_jobs::{JobsContent, JobsGap, JobsMessage, JobsWatch, JobsWatchOptions, RollUp};
 pub use writer::{Begin, Handed};
 
 use crate::error::{Error, Precondition};

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use crate::job::JobState;
 use crate::job::name::{Lane, Name};
-use crate::store::{Entry, Room};
+use crate::store::{Entry, WaitingRoom};
 
 /// How many jobs of each tenant wait, as committed.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Quota {
     }
 
     /// How many wait, and may, of each tenant that has new jobs among these entries.
-    pub(super) fn room(&self, entries: &[Entry]) -> HashMap<Name, Room> {
+    pub(super) fn room(&self, entries: &[Entry]) -> HashMap<Name, WaitingRoom> {
         let mut room = HashMap::new();
         for entry in entries {
             let tenant = match entry {
@@ -56,9 +56,9 @@ impl Quota {
         room
     }
 
-    fn room_of(&self, tenant: &Name) -> Room {
+    fn room_of(&self, tenant: &Name) -> WaitingRoom {
         let waiting = self.waiting.get(tenant).copied().unwrap_or(0);
-        Room {
+        WaitingRoom {
             waiting: usize::try_from(waiting).unwrap_or(0),
             max: self.max,
         }

@@ -352,27 +352,32 @@ impl Writer {
         if more {
             self.look_again_at = Some(Timestamp::default());
         }
+        let now = self.shared.clock.steady();
         for published in &committed.published {
             let job = &published.job;
             self.gate.committed(job);
-            self.shared.attempts.committed(job);
+            self.shared.attempts.committed(job, now);
             if job.state == JobState::Scheduled {
                 self.shared.due_changed.notify_one();
             }
-            self.shared.hub.publish(&job.key, || {
-                let segment = Arc::clone(&published.segment);
+            let segment = &published.segment;
+            let news = || {
+                let (job, segment) = (Arc::clone(job), Arc::clone(segment));
                 match &published.payloads {
-                    None => News::Events(Arc::clone(job), segment),
-                    Some(payloads) => News::Over(Arc::clone(job), Arc::clone(payloads), segment),
+                    None => News::Events(job, segment),
+                    Some(payloads) => News::Over(job, Arc::clone(payloads), segment),
                 }
-            });
+            };
+            let hub = &self.shared.hub;
+            hub.publish(&job.key, published.position, segment.len(), news);
         }
     }
 
     fn hand_out(&self, claimed: Vec<Claimed>, pool: Option<&Pool>) {
         let Some(pool) = pool else { return };
+        let now = self.shared.clock.steady();
         for claimed in claimed {
-            let stop = self.shared.attempts.begin(&claimed.job);
+            let stop = self.shared.attempts.begin(&claimed.job, now);
             (pool.begin)(Handed { claimed, stop });
         }
     }
@@ -382,7 +387,7 @@ impl Writer {
         if let Ok(purged) = &result {
             for one in purged {
                 match one {
-                    Purged::Job(key) => self.shared.hub.publish(key, || News::Purged),
+                    Purged::Job(key) => self.shared.hub.publish_purge(key),
                     Purged::Events(..) | Purged::Nothing => {}
                 }
             }

@@ -117,6 +117,9 @@ pub fn to_job(snapshot: JobSnapshot) -> pb::Job {
         }),
         last_sequence: job.last_sequence,
         first_sequence: job.first_sequence,
+        // Only who is asked for one job looks: see `put_place`.
+        queue_position: None,
+        estimated_start_time: None,
         create_time: Some(to_timestamp(job.created_at)),
         schedule_time: waits.then(|| to_timestamp(job.run_at)),
         start_time: job.detail.started_at.map(to_timestamp),
@@ -135,6 +138,12 @@ pub fn to_job(snapshot: JobSnapshot) -> pb::Job {
         retried_by_job_id: text_of(job.detail.retried_by),
         dropped_log_bytes: i64::try_from(job.detail.dropped_log_bytes).unwrap_or(i64::MAX),
     }
+}
+
+/// Adds to the message of a waiting job where it stands.
+pub fn put_place(job: &mut pb::Job, position: Option<u64>, estimated_start_at: Option<Timestamp>) {
+    job.queue_position = position.map(|position| i64::try_from(position).unwrap_or(i64::MAX));
+    job.estimated_start_time = estimated_start_at.map(to_timestamp);
 }
 
 /// Empty where there is nothing.

@@ -269,6 +269,16 @@ impl JobService for Service {
     ) -> Result<Response<pb::CancelResponse>, Status> {
         unary!(self, cancel, request)
     }
+    type WatchJobsStream = BoxStream<'static, Result<pb::WatchJobsResponse, Status>>;
+
+    async fn watch_jobs(
+        &self,
+        request: Request<pb::WatchJobsRequest>,
+    ) -> Result<Response<Self::WatchJobsStream>, Status> {
+        let _ = request;
+        Err(Status::unimplemented("not scripted"))
+    }
+
     async fn list_events(
         &self,
         request: Request<pb::ListEventsRequest>,

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -11,6 +12,7 @@ use pacenote::job::event::{LogLevel, LogLine};
 use pacenote::job::name::{JobId, JobKey, Name};
 use pacenote::job::payload::Payload;
 use pacenote::job::progress::Progress;
+use pacenote::job::time::{Clock, SystemClock, Timestamp};
 use pacenote::job::{Outcome, Report};
 use pacenote::pb;
 use pacenote::pb::job_service_client::JobServiceClient;
@@ -46,10 +48,56 @@ pub(crate) struct TestServer {
     serving: JoinHandle<Result<(), ServeError>>,
 }
 
+/// The machine's clock, and the time on top of it that a test lets pass.
+#[derive(Clone)]
+pub(crate) struct TestClock {
+    clock: Arc<SystemClock>,
+    ahead: Arc<AtomicI64>,
+}
+
+impl TestClock {
+    pub(crate) fn new() -> Self {
+        Self {
+            clock: Arc::new(SystemClock::new()),
+            ahead: Arc::default(),
+        }
+    }
+
+    /// Lets time pass at once.
+    pub(crate) fn pass(&self, time: Duration) {
+        let micros = i64::try_from(time.as_micros()).expect("a short time");
+        self.ahead.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    fn later(&self, at: Timestamp) -> Timestamp {
+        let ahead = self.ahead.load(Ordering::Relaxed);
+        Timestamp::from_micros(at.as_micros() + ahead)
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        self.later(self.clock.now())
+    }
+
+    fn steady(&self) -> Timestamp {
+        self.later(self.clock.steady())
+    }
+
+    fn new_id(&self) -> uuid::Uuid {
+        self.clock.new_id()
+    }
+
+    fn chance(&self) -> f64 {
+        self.clock.chance()
+    }
+}
+
 /// How a test server is made.
 pub(crate) struct Setup {
     config: Config,
     types: Vec<(Name, TypeSettings, AddType)>,
+    clock: Option<Arc<dyn Clock>>,
 }
 
 type AddType = Box<dyn FnOnce(Server) -> Server + Send>;
@@ -67,7 +115,14 @@ impl Setup {
         Self {
             config,
             types: Vec::new(),
+            clock: None,
         }
+    }
+
+    /// By another clock than the machine's.
+    pub(crate) fn clock(mut self, clock: TestClock) -> Self {
+        self.clock = Some(Arc::new(clock));
+        self
     }
 
     pub(crate) fn config(mut self, change: impl FnOnce(&mut Config)) -> Self {
@@ -108,6 +163,9 @@ impl Setup {
         });
         for (_, _, with) in self.types {
             server = with(server);
+        }
+        if let Some(clock) = self.clock {
+            server = server.clock(clock);
         }
         let mut serving = tokio::spawn(server.serve(listener, shutdown.clone().cancelled_owned()));
         let queue = tokio::select! {

@@ -8,6 +8,7 @@ use crate::job::name::{JobId, JobKey};
 use crate::job::policy::OnConflict;
 use crate::job::segment::SegmentBuilder;
 use crate::job::{CancelCause, Change, Job, JobSpec, NewJob, Payloads, Refusal};
+use crate::store::plan::keys::Room;
 use crate::store::plan::{Pending, Planner, Touched, UniquePlace, small};
 use crate::store::{NotTaken, Reply};
 
@@ -25,13 +26,16 @@ enum Standing {
 impl Planner<'_> {
     pub(super) fn submit(&mut self, new: NewJob, hand_over: bool) -> Pending {
         let standing = self.standing(&new);
-        // What is handed over does not wait, unless its time or its concurrency key makes it.
-        let waits = !hand_over
-            || new.run_at(self.now) > self.now
-            || self.gate.is_full(new.concurrency_key());
+        // One that has to wait for others with its concurrency key stays QUEUED, and is set aside by the
+        // next group: who ends later in this one would not find it.
+        let hand_over = hand_over
+            && new.run_at(self.now) <= self.now
+            && self.gate.room(new.concurrency_key().as_ref()) == Room::Free;
+        // What is handed over does not wait.
+        let waits = usize::from(!hand_over);
         let more = match &standing {
-            Standing::New => usize::from(waits),
-            Standing::Replaces(keys) => usize::from(waits).saturating_sub(self.waiting_of(keys)),
+            Standing::New => waits,
+            Standing::Replaces(keys) => waits.saturating_sub(self.waiting_of(keys)),
             Standing::Existing(_) | Standing::NotTaken(_) => 0,
         };
         match self.no_room(&new.key, more) {

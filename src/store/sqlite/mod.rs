@@ -24,7 +24,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use crate::job::name::{JobKey, Lane};
+use crate::job::name::{JobKey, Lane, Name};
 use crate::job::time::Timestamp;
 use crate::job::{Job, JobSnapshot, JobState};
 use crate::store::sqlite::errors::write_error;
@@ -32,8 +32,9 @@ use crate::store::sqlite::open::BUSY_TIMEOUT;
 use crate::store::sqlite::readers::Readers;
 use crate::store::sqlite::write::Writer;
 use crate::store::{
-    AttemptTimer, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, OpenError, Purge,
-    Purged, ReadError, StoreError, Timer, View,
+    AttemptTimer, BlockedLine, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange,
+    OpenError, Purge, Purged, ReadError, Scan, ScanQuery, StoreError, TenantLog, TenantRange,
+    Timer, View,
 };
 
 /// The write-ahead log is cut back when it is larger than this and nothing else is to do. Bytes.
@@ -175,12 +176,28 @@ impl JobStore for SqliteStore {
         read::job(&self.readers, key, view).await
     }
 
+    async fn ahead_of(&self, job: &Job) -> Result<Option<u64>, ReadError> {
+        read::ahead_of(&self.readers, job).await
+    }
+
     async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Job>>, ReadError> {
         read::list(&self.readers, query).await
     }
 
     async fn log(&self, key: &JobKey, range: LogRange) -> Result<Option<LogPart>, ReadError> {
         read::log(&self.readers, key, range).await
+    }
+
+    async fn log_after(&self, range: &TenantRange) -> Result<TenantLog, ReadError> {
+        read::log_after(&self.readers, range).await
+    }
+
+    async fn head(&self) -> Result<i64, ReadError> {
+        read::head(&self.readers).await
+    }
+
+    async fn scan(&self, query: &ScanQuery) -> Result<Scan, ReadError> {
+        read::scan(&self.readers, query).await
     }
 
     async fn due(&self, timer: Timer, now: Timestamp, limit: usize) -> Result<Due, ReadError> {
@@ -198,6 +215,15 @@ impl JobStore for SqliteStore {
 
     async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
         read::depths(&self.readers).await
+    }
+
+    async fn next_blocked(
+        &self,
+        queue: &Name,
+        after: Option<&BlockedLine>,
+        limit: usize,
+    ) -> Result<Option<(BlockedLine, Vec<JobKey>)>, ReadError> {
+        read::next_blocked(&self.readers, queue, after, limit).await
     }
 
     async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, StoreError> {
@@ -225,7 +251,10 @@ impl JobStore for SqliteStore {
         self.readers.close().await;
         // What was answered is on disk; a failure to say good-bye changes nothing.
         let _ = tokio::task::spawn_blocking(move || drop(writer)).await;
-        // Whoever still holds a queue must not keep the next server out.
-        drop(locked(&self.lock).take());
+        // Whoever still holds a queue must not keep the next server out. Said aloud, because a program that
+        // is being started has a copy of the descriptor until it runs, and the lock would live on in it.
+        if let Some(lock) = locked(&self.lock).take() {
+            let _ = lock.unlock();
+        }
     }
 }

@@ -54,7 +54,7 @@ type Case = (
 
 const SCANS: [&str; 3] = ["SCAN j", "SCAN segments", "SCAN payloads"];
 
-const CASES: [Case; 20] = [
+const CASES: [Case; 24] = [
     (
         read::JOB,
         &["SEARCH j USING PRIMARY KEY (tenant=? AND id=?)"],
@@ -135,8 +135,39 @@ const CASES: [Case; 20] = [
         &["TEMP B-TREE"],
     ),
     (
+        read::AHEAD,
+        &[
+            "SEARCH jobs USING COVERING INDEX jobs_ready (queue=? AND job_type=? AND tenant=? AND priority>?)",
+            "SEARCH jobs USING COVERING INDEX jobs_ready (queue=? AND job_type=? AND tenant=? AND priority=? AND (run_at_us,id)<(?,?))",
+        ],
+        &["TEMP B-TREE"],
+    ),
+    (
         read::BLOCKED_HEADS,
-        &["SEARCH j USING INDEX jobs_blocked (tenant=? AND queue=? AND concurrency_key=?)"],
+        &[
+            "SEARCH j USING INDEX jobs_blocked (queue=? AND tenant=? AND concurrency_key=? AND job_type=?)",
+        ],
+        &["TEMP B-TREE"],
+    ),
+    (
+        read::NEXT_BLOCKED_TYPE,
+        &[
+            "SEARCH jobs USING COVERING INDEX jobs_blocked (queue=? AND tenant=? AND concurrency_key=? AND job_type>?)",
+        ],
+        &["TEMP B-TREE"],
+    ),
+    (
+        read::NEXT_BLOCKED_LINE,
+        &[
+            "SEARCH jobs USING COVERING INDEX jobs_blocked (queue=? AND (tenant,concurrency_key,job_type)>(?,?,?))",
+        ],
+        &["TEMP B-TREE"],
+    ),
+    (
+        read::BLOCKED_LINE,
+        &[
+            "SEARCH jobs USING COVERING INDEX jobs_blocked (queue=? AND tenant=? AND concurrency_key=? AND job_type=?)",
+        ],
         &["TEMP B-TREE"],
     ),
     (

@@ -16,23 +16,36 @@ use pacenote::job::{
     CancelCause, Change, Job, JobSnapshot, JobSpec, JobState, NewJob, Outcome, Report, Unique,
 };
 use pacenote::pb;
+use pacenote::store::memory::{Memory, MemoryStore};
 use pacenote::store::sqlite::SqliteStore;
 use pacenote::store::{
-    ClaimTerms, Committed, Demand, Entry, Group, JobStore, ListQuery, LogRange, Purge, Purged,
-    Reply, Room, StoreError, View,
+    ClaimTerms, Committed, Demand, Entry, Group, JobStore, ListQuery, LogRange, OpenError, Purge,
+    Purged, Reply, StoreError, View, WaitingRoom,
 };
 use prost::Message;
+use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{ConnectOptions, Connection};
 use tempfile::TempDir;
 
 /// A place where one store is kept.
 pub(crate) trait Backend: Send + Sync + 'static {
     /// Opens it, or makes it.
-    fn open(&self) -> BoxFuture<'_, Arc<dyn JobStore>>;
+    fn try_open(&self) -> BoxFuture<'_, Result<Arc<dyn JobStore>, OpenError>>;
 
-    /// Changes a job's row as nobody ever should: from beside the writer.
-    fn meddle<'a>(&'a self, key: &'a JobKey) -> BoxFuture<'a, ()>;
+    /// Opens it, or makes it, where nobody else has it open.
+    fn open(&self) -> BoxFuture<'_, Arc<dyn JobStore>> {
+        Box::pin(async { self.try_open().await.expect("a store") })
+    }
+}
+
+/// Everything in the memory of this process.
+impl Backend for Memory {
+    fn try_open(&self) -> BoxFuture<'_, Result<Arc<dyn JobStore>, OpenError>> {
+        Box::pin(async {
+            let store = MemoryStore::open(self)?;
+            Ok(Arc::new(store) as Arc<dyn JobStore>)
+        })
+    }
 }
 
 /// A store in an SQLite file.
@@ -65,26 +78,10 @@ pub(crate) async fn connect(path: PathBuf) -> SqliteConnection {
 }
 
 impl Backend for Sqlite {
-    fn open(&self) -> BoxFuture<'_, Arc<dyn JobStore>> {
+    fn try_open(&self) -> BoxFuture<'_, Result<Arc<dyn JobStore>, OpenError>> {
         Box::pin(async {
-            let store = SqliteStore::open(&self.path()).await.expect("a store");
-            Arc::new(store) as Arc<dyn JobStore>
-        })
-    }
-
-    fn meddle<'a>(&'a self, key: &'a JobKey) -> BoxFuture<'a, ()> {
-        Box::pin(async {
-            let mut connection = self.connect().await;
-            let changed = sqlx::query(
-                "update jobs set version = version + 1000 where tenant = $1 and id = $2",
-            )
-            .bind(key.tenant.to_string())
-            .bind(key.id.as_uuid().as_bytes().to_vec())
-            .execute(&mut connection)
-            .await
-            .expect("an update");
-            assert_eq!(changed.rows_affected(), 1);
-            connection.close().await.expect("closed");
+            let store = SqliteStore::open(&self.path()).await?;
+            Ok(Arc::new(store) as Arc<dyn JobStore>)
         })
     }
 }
@@ -98,6 +95,7 @@ pub(crate) struct Bench {
     tenants: std::sync::Mutex<BTreeSet<Name>>,
     /// Most jobs of a tenant that may wait; 0 for no bound.
     waiting_max: AtomicUsize,
+    key_limits: std::sync::Mutex<Arc<BTreeMap<Name, usize>>>,
 }
 
 impl Bench {
@@ -110,6 +108,7 @@ impl Bench {
             now: AtomicI64::new(1_700_000_000_000_000),
             tenants: std::sync::Mutex::default(),
             waiting_max: AtomicUsize::new(0),
+            key_limits: std::sync::Mutex::default(),
         }
     }
 
@@ -117,6 +116,11 @@ impl Bench {
     pub(crate) async fn crash(&mut self) {
         self.store = None;
         self.store = Some(self.backend.open().await);
+    }
+
+    /// As another server does that is started beside this one.
+    pub(crate) async fn open_second(&self) -> Result<Arc<dyn JobStore>, OpenError> {
+        self.backend.try_open().await
     }
 
     pub(crate) fn store(&self) -> &dyn JobStore {
@@ -128,10 +132,6 @@ impl Bench {
         self.crash().await;
     }
 
-    pub(crate) async fn meddle(&self, key: &JobKey) {
-        self.backend.meddle(key).await;
-    }
-
     pub(crate) fn now(&self) -> Timestamp {
         Timestamp::from_micros(self.now.load(Ordering::Relaxed))
     }
@@ -140,6 +140,12 @@ impl Bench {
     pub(crate) fn pass(&self, time: Duration) {
         let micros = i64::try_from(time.as_micros()).expect("a short time");
         self.now.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// How many jobs of the queue `default` run at once with one concurrency key.
+    pub(crate) fn limit_keys(&self, limit: usize) {
+        let limits = BTreeMap::from([(Name::of("default"), limit)]);
+        *self.key_limits.lock().expect("no panic") = Arc::new(limits);
     }
 
     /// A job to be, of type `work`.
@@ -166,14 +172,14 @@ impl Bench {
         self.waiting_max.store(waiting_max, Ordering::Relaxed);
     }
 
-    fn room(&self, depths: &BTreeMap<(Lane, JobState), i64>) -> HashMap<Name, Room> {
+    fn room(&self, depths: &BTreeMap<(Lane, JobState), i64>) -> HashMap<Name, WaitingRoom> {
         let max = self.waiting_max.load(Ordering::Relaxed);
         let mut room = HashMap::new();
         if max == 0 {
             return room;
         }
         for tenant in &*self.tenants.lock().expect("no panic") {
-            room.insert(tenant.clone(), Room { waiting: 0, max });
+            room.insert(tenant.clone(), WaitingRoom { waiting: 0, max });
         }
         for ((lane, state), jobs) in depths {
             if let Some(room) = room.get_mut(&lane.tenant).filter(|_| state.is_waiting()) {
@@ -194,7 +200,7 @@ impl Bench {
                 lease_until: self.now().after(Duration::from_secs(15)),
             },
             room: HashMap::new(),
-            key_limits: Arc::default(),
+            key_limits: self.key_limits.lock().expect("no panic").clone(),
             now: self.now(),
         }
     }
@@ -395,6 +401,10 @@ impl NewJobBuilder {
         self.spec(|spec| spec.priority = priority)
     }
 
+    pub(crate) fn concurrency_key(self, key: &str) -> Self {
+        self.spec(|spec| spec.concurrency_key = Some(Name::new(key).expect("a name")))
+    }
+
     /// With an idempotency key, and the fingerprint of its request.
     pub(crate) fn idempotent(self, key: &str, fingerprint: &str) -> Self {
         self.spec(|spec| {
@@ -470,6 +480,12 @@ pub(crate) fn finish(attempt: u32, outcome: Outcome) -> Change {
         outcome,
         chance: 0.5,
     }
+}
+
+/// The attempt's process is known to be dead.
+pub(crate) fn lose(attempt: u32) -> Change {
+    let before = Timestamp::from_micros(i64::MAX);
+    Change::Lose { attempt, before }
 }
 
 pub(crate) fn output(chunk: Payload) -> Report {

@@ -1,15 +1,17 @@
-//! What every store has to do, rule by rule, and what the SQLite store has to do besides.
+//! What every store has to do, rule by rule, and what the SQLite store, which has files, has to do besides.
 //!
 //! A rule is a function over a [`Bench`], which opens and reopens a store and checks after every verb
 //! that the counters equal the rows and that the logs are dense. [`contract!`] lists the rules once; a
 //! store joins with one line.
 
-mod bench;
+pub(crate) mod bench;
+mod blocked;
 mod claims;
 mod disk;
 mod keys;
 mod lists;
 mod logs;
+mod meddled;
 mod open;
 mod payloads;
 mod places;
@@ -25,6 +27,7 @@ macro_rules! contract {
         contract!($store: $backend;
             submits::what_was_submitted_is_found_again,
             submits::a_refused_change_fails_alone,
+            submits::an_id_that_is_taken_fails_its_group_alone,
             submits::replies_stand_in_the_order_of_the_entries,
             submits::a_group_sees_what_its_earlier_entries_did,
             submits::a_cancel_that_changes_nothing_stores_nothing,
@@ -59,19 +62,30 @@ macro_rules! contract {
             payloads::a_checkpoint_takes_the_place_of_the_one_before,
             times::due_jobs_come_earliest_first_and_say_what_is_next,
             times::ended_leases_are_found_and_others_are_not,
+            times::a_lease_renewed_after_the_look_is_not_lost,
+            blocked::as_many_run_with_a_key_as_may_and_the_next_goes_on_in_order,
+            blocked::a_key_belongs_to_its_tenant_and_queue,
+            blocked::whoever_makes_room_lets_one_go_on_whatever_its_end,
+            blocked::a_type_that_nobody_claims_does_not_hold_up_another,
+            blocked::what_arrives_does_not_overtake_what_waits,
+            blocked::what_arrives_as_the_last_one_ends_is_not_left_behind,
+            blocked::a_line_of_a_full_key_does_not_hold_up_its_lane,
+            blocked::lines_are_read_one_after_another,
+            blocked::whatever_happens_no_more_run_and_nobody_is_left_behind,
             lists::a_list_is_newest_first_in_pages,
             lists::filters_hold_together,
             logs::a_log_is_read_from_any_place,
             logs::a_log_is_read_within_limits_of_events_and_bytes,
+            logs::a_log_without_its_front_is_read_from_what_is_left,
             logs::a_log_stays_dense_across_segments,
             purges::only_what_is_finished_is_purged,
             purges::a_purged_job_leaves_nothing_behind,
             purges::the_front_of_a_log_goes_and_its_last_event_stays,
             reopen::what_was_answered_outlives_a_crash,
             reopen::what_was_answered_outlives_a_close,
+            reopen::a_second_store_is_told_that_the_first_is_open,
+            reopen::a_closed_store_stores_nothing,
             reopen::the_secret_is_kept,
-            reopen::a_row_changed_behind_the_writer_fails_its_group_alone,
-            reopen::a_waiting_row_changed_behind_the_writer_is_claimed_by_the_next_group,
             reopen::what_is_claimed_out_of_a_long_queue_has_its_own_input,
         );
     };
@@ -89,3 +103,4 @@ macro_rules! contract {
 }
 
 contract!(sqlite: bench::Sqlite::new());
+contract!(memory: pacenote::store::memory::Memory::new());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pacenote::job::event::JobError;
 use pacenote::job::policy::OnConflict::{CancelRunning, Reject, ReplaceWaiting, ReturnExisting};
 use pacenote::job::{Change, JobState, Outcome};
-use pacenote::store::{Entry, NotTaken, Reply, Room};
+use pacenote::store::{Entry, NotTaken, Reply, WaitingRoom};
 
 use super::bench::{Bench, NewJobBuilder, cancel, changed, done};
 
@@ -24,7 +24,7 @@ async fn reply(bench: &Bench, entry: Entry) -> Reply {
 
 fn no_room(waiting: usize, max: usize, asked: usize) -> NotTaken {
     NotTaken::NoRoom {
-        room: Room { waiting, max },
+        room: WaitingRoom { waiting, max },
         asked,
     }
 }
@@ -258,7 +258,13 @@ pub(crate) async fn a_retry_needs_room_and_an_attempts_own_does_not(bench: Bench
     let refused = reply(&bench, retry(&over)).await;
     assert!(matches!(refused, Reply::Refused(_)), "it has succeeded");
     let lost = bench
-        .change(&running.key, Change::Lose { attempt: 1 })
+        .change(
+            &running.key,
+            Change::Lose {
+                attempt: 1,
+                before: pacenote::job::time::Timestamp::from_micros(i64::MAX),
+            },
+        )
         .await;
     assert_eq!(lost.state, JobState::Queued);
     let refused = reply(&bench, retry(&failed)).await;

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use pacenote::job::event::JobError;
 use pacenote::job::time::Timestamp;
-use pacenote::job::{Change, Outcome};
-use pacenote::store::{AttemptTimer, Due, Timer};
+use pacenote::job::{Change, JobState, Outcome, Refusal};
+use pacenote::store::{AttemptTimer, Due, Reply, Timer};
 
-use super::bench::{Bench, cancel, report};
+use super::bench::{Bench, cancel, changed, lose, report};
 
 pub(crate) async fn due_jobs_come_earliest_first_and_say_what_is_next(bench: Bench) {
     let nothing = Due {
@@ -88,9 +88,44 @@ pub(crate) async fn ended_leases_are_found_and_others_are_not(bench: Bench) {
     let soon = bench.now().after(Duration::from_secs(50));
     let keys: Vec<_> = [&jobs[1], &jobs[3]].map(|job| (job.key.clone(), 1)).into();
     assert_eq!(ended(soon, 10).await, Ok(keys));
-    let lost = bench
-        .change(&jobs[3].key, Change::Lose { attempt: 1 })
-        .await;
+    let lost = bench.change(&jobs[3].key, lose(1)).await;
     assert_eq!((lost.attempt, lost.lease_expires_at), (1, None));
     assert_eq!(ended(all, 10).await.expect("a read").len(), 2);
+}
+
+/// Goal: a heartbeat that comes between the look for ended leases and their end keeps the lease, and one
+/// tick decides who was first.
+pub(crate) async fn a_lease_renewed_after_the_look_is_not_lost(bench: Bench) {
+    bench.submit(bench.new_job()).await;
+    let job = bench.claim(1).await.remove(0);
+    let ends = job.lease_expires_at.expect("a lease");
+    let tick = Duration::from_micros(1);
+    let lose = |before| Change::Lose { attempt: 1, before };
+    let refused = Reply::Refused(Refusal::NotDue);
+    let at_its_end = bench.commit(vec![changed(&job.key, lose(ends))], vec![]);
+    assert_eq!(at_its_end.await.replies, [refused.clone()]);
+    // The sweep saw it a tick over; the heartbeat that renews it by a tick was first.
+    let before = ends.after(tick);
+    let heartbeat = Change::Report {
+        attempt: 1,
+        reports: vec![],
+        heard_at: bench.now(),
+        lease_until: before,
+    };
+    let group = vec![
+        changed(&job.key, heartbeat),
+        changed(&job.key, lose(before)),
+    ];
+    let committed = bench.commit(group, vec![]).await;
+    assert_eq!(committed.replies[1], refused);
+    assert_eq!(bench.get(&job.key).await.job.state, JobState::Running);
+    let lost = bench.change(&job.key, lose(before.after(tick))).await;
+    assert_eq!((lost.state, lost.attempts_charged), (JobState::Queued, 1));
+    // The heartbeat that comes now is late.
+    let late = bench.commit(
+        vec![changed(&job.key, report(1, vec![], bench.now()))],
+        vec![],
+    );
+    let stale = Reply::Refused(Refusal::StaleLease);
+    assert_eq!(late.await.replies, [stale]);
 }

@@ -1,0 +1,54 @@
+//! What the server alone knows of a job that waits: how many stand before it, and about when it begins.
+//!
+//! An estimate comes from how long attempts of the type took lately and how many of them run at once. Where
+//! either is not known, there is none: absent rather than invented.
+
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::job::time::Timestamp;
+use crate::job::{Job, JobState};
+use crate::queue::JobQueue;
+
+/// Where a job stands that waits for a worker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// 1 for the next one of its queue, type and tenant. `None` beyond the bound that is counted to.
+    pub position: Option<u64>,
+    /// About when it begins, by the wall clock.
+    pub estimated_start_at: Option<Timestamp>,
+}
+
+impl JobQueue {
+    /// Where a job stands, if it waits for a worker.
+    ///
+    /// # Errors
+    /// Where the store cannot be read.
+    pub async fn place_of(&self, job: &Job) -> Result<Option<Place>, Error> {
+        if job.state != JobState::Queued {
+            return Ok(None);
+        }
+        let Some(ahead) = self.shared.store.ahead_of(job).await? else {
+            let place = Place {
+                position: None,
+                estimated_start_at: None,
+            };
+            return Ok(Some(place));
+        };
+        Ok(Some(Place {
+            position: Some(ahead + 1),
+            estimated_start_at: self.estimated_start(job, ahead),
+        }))
+    }
+
+    /// Attempts that run end evenly spread over their mean time: the job begins when one more of them has
+    /// ended than stand before it.
+    fn estimated_start(&self, job: &Job, ahead: u64) -> Option<Timestamp> {
+        let clock = &self.shared.clock;
+        let attempts = &self.shared.attempts;
+        let (running, mean) = attempts.pace(&job.spec.job_type, clock.steady())?;
+        let wait = mean.as_secs_f64() * (ahead + 1) as f64 / running as f64;
+        let wait = Duration::try_from_secs_f64(wait).ok()?;
+        Some(clock.now().after(wait))
+    }
+}
