@@ -64,6 +64,9 @@ create unique index jobs_key on jobs (tenant, idempotency_key) where idempotency
 
 -- Serves unique submits: the newest job of a place is the last one.
 create index jobs_unique on jobs (tenant, job_type, unique_key, id) where unique_key is not null;
+-- Serves them as well: whoever is not over has its place, be it the newest or not.
+create index jobs_in_place on jobs (tenant, job_type, unique_key, id)
+    where unique_key is not null and ended_at_us is null;
 -- Serves looking at a batch.
 create index jobs_batch on jobs (tenant, batch_id, id) where batch_id is not null;
 

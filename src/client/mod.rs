@@ -142,7 +142,8 @@ impl Client {
     /// one, a second try might make a second job.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] with `INVALID_FIELD`, `UNKNOWN_TYPE` or `IDEMPOTENCY_KEY_REUSED`;
+    /// [`ClientError::Refused`] with `INVALID_FIELD`, `UNKNOWN_TYPE`, `IDEMPOTENCY_KEY_REUSED`,
+    /// `UNIQUE_CONFLICT` or `WAITING_LIMIT`;
     /// [`ClientError::Unavailable`] and [`ClientError::Deadline`], after which only a submit with a key
     /// can be repeated safely.
     ///
@@ -163,6 +164,33 @@ impl Client {
             tries,
             deadline,
             |mut service, request| async move { service.submit(request).await },
+        )
+        .await
+    }
+
+    /// Stores 1 to 1,000 jobs, all or none of them, and answers once they are on disk. Sent again only
+    /// where every request has an idempotency key.
+    ///
+    /// # Errors
+    /// As [`Client::submit`]; the fields are named as `requests[3].priority`.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not take back what was sent: the jobs may exist.
+    pub async fn batch_submit(
+        &self,
+        request: pb::BatchSubmitRequest,
+    ) -> Result<pb::BatchSubmitResponse, ClientError> {
+        let mut keys = request.requests.iter().map(|one| &one.idempotency_key);
+        let tries = match keys.all(|key| !key.is_empty()) {
+            true => self.settings.tries_max,
+            false => 1,
+        };
+        let deadline = self.settings.call_deadline;
+        self.call(
+            request,
+            tries,
+            deadline,
+            |mut service, request| async move { service.batch_submit(request).await },
         )
         .await
     }

@@ -18,8 +18,7 @@ use crate::job::limits::{
 use crate::job::name::{BatchId, JobId, JobKey, Name};
 use crate::pb;
 use crate::queue::{
-    EventQuery, JobsWatchOptions, Submission, WatchOptions, check_page_size, check_sequence,
-    default_tenant,
+    EventQuery, JobsWatchOptions, WatchOptions, check_page_size, check_sequence, default_tenant,
 };
 use crate::store::{JobFilter, ListQuery, View};
 use crate::wire;
@@ -32,19 +31,6 @@ pub(super) fn check_request(request: &impl Message) -> Result<(), Error> {
         return Err(Error::invalid("request", problem));
     }
     Ok(())
-}
-
-/// The submission of a request. Its fields are checked by the queue.
-pub(super) fn submission(request: pb::SubmitRequest) -> Submission {
-    Submission {
-        tenant: default_tenant(),
-        job_type: request.r#type,
-        input: request.input.map_or(Ok(None), wire::from_payload),
-        queue: request.queue,
-        idempotency_key: request.idempotency_key,
-        priority: request.priority,
-        labels: request.labels.into_iter().collect(),
-    }
 }
 
 /// The key of a job.

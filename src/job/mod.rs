@@ -342,8 +342,10 @@ pub struct NewJob {
     pub spec: Arc<JobSpec>,
     /// What it works on.
     pub input: Option<Payload>,
-    /// When it may first run; in the past, or `None`, for at once.
+    /// When it may first run; in the past for at once, `None` for `delay` after it is stored.
     pub start_at: Option<Timestamp>,
+    /// How long after it is stored it may first run. Default: at once.
+    pub delay: std::time::Duration,
     /// What becomes of it where another job stands in its way.
     pub on_conflict: OnConflict,
 }
@@ -361,7 +363,16 @@ impl NewJob {
             spec: Arc::new(spec),
             input,
             start_at: None,
+            delay: std::time::Duration::ZERO,
             on_conflict: OnConflict::default(),
+        }
+    }
+
+    /// When it may first run, stored now: now at the earliest.
+    pub fn run_at(&self, now: Timestamp) -> Timestamp {
+        match self.start_at {
+            Some(at) => at.max(now),
+            None => now.after(self.delay),
         }
     }
 }
@@ -540,7 +551,7 @@ impl Job {
 
     /// A job that is new, and the first event of its log.
     pub fn submit(new: &NewJob, now: Timestamp) -> (Self, Applied) {
-        let run_at = new.start_at.map_or(now, |at| at.max(now));
+        let run_at = new.run_at(now);
         let state = if run_at > now {
             JobState::Scheduled
         } else {

@@ -20,6 +20,7 @@ mod read;
 mod schedule;
 mod settings;
 mod submission;
+mod submit;
 mod watch;
 mod watch_jobs;
 mod writer;
@@ -40,7 +41,11 @@ pub use places::Places;
 pub use rates::LastMinute;
 pub use read::{EventPage, EventQuery, JobPage, Waited, check_page_size, check_sequence};
 pub use settings::{Edit, LimitsEdit};
-pub use submission::{InputCheck, KnownType, Submission, default_tenant};
+pub use submission::{
+    InputCheck, KnownType, RetryOverrides, Start, Submission, TimeoutOverrides, UniqueRequest,
+    default_tenant,
+};
+pub use submit::Batch;
 pub use watch::{Watch, WatchContent, WatchMessage, WatchOptions};
 pub use watch_jobs::{JobsContent, JobsGap, JobsMessage, JobsWatch, JobsWatchOptions, RollUp};
 pub use writer::{Begin, Handed};
@@ -58,8 +63,9 @@ use crate::queue::quota::Quota;
 use crate::queue::rates::Rates;
 use crate::queue::schedule::Schedule;
 use crate::queue::settings::Live;
+use crate::queue::submit::not_taken;
 use crate::queue::writer::{Answer, Pool, Request, Writer};
-use crate::store::{Entry, JobStore, NotTaken, Reply, StoreError};
+use crate::store::{Entry, JobStore, Reply, StoreError};
 
 /// Requests that may wait for the writer. Chosen: a few groups; who comes later waits at the door.
 const REQUESTS_WAITING_MAX: usize = 2048;
@@ -219,61 +225,6 @@ impl JobQueue {
         Ok(queue)
     }
 
-    /// Stores a job, and answers once it is on disk: the job, and whether an earlier request with its
-    /// key had made it.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`], [`Error::KeyReused`], [`Error::Exhausted`], [`Error::Unavailable`].
-    ///
-    /// # Cancel safety
-    /// Once it has begun, the job may be stored although nobody hears of it.
-    pub async fn submit(&self, submission: Submission) -> Result<(Arc<Job>, bool), Error> {
-        self.submit_as(self.new_id(), submission, "").await
-    }
-
-    /// What is wrong with a submission, and nothing else: neither whether its key was used nor whether
-    /// jobs are taken now. `prefix` is what stands before the fields' names in the request.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`].
-    pub fn check(&self, submission: Submission, prefix: &str) -> Result<(), Error> {
-        let settings = &self.shared.settings;
-        let checked = submission.check(
-            prefix,
-            self.new_id(),
-            &settings.types,
-            settings.log_bytes_max,
-        );
-        checked.map(drop)
-    }
-
-    fn new_id(&self) -> JobId {
-        JobId::new(self.shared.clock.new_id())
-    }
-
-    async fn submit_as(
-        &self,
-        id: JobId,
-        submission: Submission,
-        prefix: &str,
-    ) -> Result<(Arc<Job>, bool), Error> {
-        if self.shared.draining.is_cancelled() {
-            return Err(Error::draining());
-        }
-        let settings = &self.shared.settings;
-        let new = submission.check(prefix, id, &settings.types, settings.log_bytes_max)?;
-        let bytes = new.input.as_ref().map_or(0, |input| input.as_bytes().len());
-        let entry = Entry::Submit {
-            new: Box::new(new),
-            hand_over: false,
-        };
-        match self.change_one(entry, bytes).await? {
-            Answer::Stored(Reply::Done { job, deduplicated }) => Ok((job, deduplicated)),
-            Answer::Stored(Reply::NotTaken(why)) => Err(not_taken(why)),
-            other => Err(Error::internal(&format!("a submit was answered {other:?}"))),
-        }
-    }
-
     /// Asks a job to stop, and answers with the job as it is then. A finished job, or one that was
     /// asked before, is answered unchanged.
     ///
@@ -367,10 +318,13 @@ impl JobQueue {
             Answer::Held => Ok(None),
             Answer::Stored(Reply::Done { job, .. }) => Ok(Some(job)),
             Answer::Stored(Reply::Missing) => Err(Error::NotFound { id: key.id }),
-            Answer::Stored(Reply::NotTaken(why)) => Err(not_taken(why)),
-            Answer::Stored(reply @ (Reply::Batch(_) | Reply::BatchNotTaken(_))) => Err(
-                Error::internal(&format!("job {} was answered {reply:?}", key.id)),
-            ),
+            Answer::Stored(Reply::NotTaken(why)) => Err(not_taken(&key.tenant, why)),
+            Answer::Stored(
+                reply @ (Reply::Batch(_) | Reply::BatchNotTaken(_) | Reply::Checked { .. }),
+            ) => Err(Error::internal(&format!(
+                "job {} was answered {reply:?}",
+                key.id
+            ))),
             Answer::Stored(Reply::Refused(refusal)) => Err(match refusal {
                 Refusal::StaleLease => Error::Precondition(Precondition::StaleLease),
                 Refusal::NotCancelling => Error::Precondition(Precondition::NotCancelling),
@@ -413,15 +367,6 @@ impl JobQueue {
             .send(request)
             .await
             .map_err(|_| Error::outcome_unknown())
-    }
-}
-
-/// Why a new job was not stored.
-fn not_taken(why: NotTaken) -> Error {
-    match why {
-        NotTaken::KeyReused(id) => Error::KeyReused { id },
-        NotTaken::UniqueTaken(id) => Error::UniqueTaken { id },
-        NotTaken::NoRoom => Error::waiting_full(),
     }
 }
 

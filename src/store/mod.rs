@@ -206,9 +206,9 @@ pub struct Group {
     pub entries: Vec<Entry>,
     /// What may be claimed once the entries are done. At most one entry a lane.
     pub demand: Vec<Demand>,
-    /// How many more jobs of a tenant may wait before its submits are refused; tenants that are not
-    /// named are not bound.
-    pub room: HashMap<Name, usize>,
+    /// How many jobs of a tenant wait before the group, and how many may before its submits are refused;
+    /// tenants that are not named are not bound.
+    pub room: HashMap<Name, WaitingRoom>,
     /// How many jobs of a queue may run at once that share a concurrency key; queues that are not named
     /// have the default of one.
     pub key_limits: Arc<BTreeMap<Name, usize>>,
@@ -228,8 +228,11 @@ pub enum Entry {
         /// Whether it is claimed at once: its type has a free place and nothing waits before it.
         hand_over: bool,
     },
-    /// New jobs, all or none of them. Those whose idempotency key is used are answered as they are.
+    /// New jobs of one tenant, all or none of them. Those whose idempotency key is used are answered as
+    /// they are.
     Batch(Vec<NewJob>),
+    /// A new job that is not to be stored: is its idempotency key used, or its unique place taken?
+    Check(Box<NewJob>),
     /// A new job made of one that failed, was cancelled or has expired; or the one that was made of it
     /// before.
     Retry {
@@ -245,6 +248,27 @@ pub enum Entry {
         /// What.
         change: Change,
     },
+}
+
+/// How many jobs of a tenant wait, and how many may.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WaitingRoom {
+    /// Waiting now. May be above `max`: an attempt's own retry is never refused.
+    pub waiting: usize,
+    /// The bound.
+    pub max: usize,
+}
+
+impl WaitingRoom {
+    /// Whether so many more may wait.
+    fn has(&self, jobs: usize) -> bool {
+        jobs == 0 || self.waiting + jobs <= self.max
+    }
+
+    /// A job has begun, or ceased, to wait.
+    fn moved(&mut self, waited: bool, waits: bool) {
+        self.waiting = (self.waiting + usize::from(waits)).saturating_sub(usize::from(waited));
+    }
 }
 
 /// Free places for the jobs of one lane.
@@ -300,6 +324,11 @@ pub enum Reply {
     Batch(Vec<(Arc<Job>, bool)>),
     /// A batch was refused: by item, from 0.
     BatchNotTaken(Vec<(usize, NotTaken)>),
+    /// A job that is not to be stored could have been.
+    Checked {
+        /// Another one would have been answered in its place.
+        deduplicated: bool,
+    },
 }
 
 /// Why a new job was not stored.
@@ -310,7 +339,12 @@ pub enum NotTaken {
     /// This job has its unique place.
     UniqueTaken(JobId),
     /// As many jobs of its tenant wait as may.
-    NoRoom,
+    NoRoom {
+        /// How many wait, and how many may.
+        room: WaitingRoom,
+        /// How many more would have waited.
+        asked: usize,
+    },
 }
 
 /// A job that was claimed, with what an attempt needs.

@@ -45,6 +45,7 @@ type Script<Q> = Box<dyn Fn(&Q, usize) -> Result<Vec<Step>, Status> + Send + Syn
 /// What the fake answers, and what it was asked. The number is how often the call came before.
 pub(crate) struct Answers {
     pub(crate) submit: Unary<pb::SubmitRequest, pb::SubmitResponse>,
+    pub(crate) batch_submit: Unary<pb::BatchSubmitRequest, pb::BatchSubmitResponse>,
     pub(crate) get: Unary<pb::GetRequest, pb::GetResponse>,
     pub(crate) list: Unary<pb::ListRequest, pb::ListResponse>,
     pub(crate) wait: Unary<pb::WaitRequest, pb::WaitResponse>,
@@ -63,6 +64,7 @@ impl Default for Answers {
         }
         Self {
             submit: Box::new(no),
+            batch_submit: Box::new(no),
             get: Box::new(no),
             list: Box::new(no),
             wait: Box::new(no),
@@ -79,6 +81,7 @@ impl Default for Answers {
 #[derive(Default)]
 pub(crate) struct Asked {
     pub(crate) submit: Vec<pb::SubmitRequest>,
+    pub(crate) batch_submit: Vec<pb::BatchSubmitRequest>,
     pub(crate) get: Vec<pb::GetRequest>,
     pub(crate) list: Vec<pb::ListRequest>,
     pub(crate) wait: Vec<pb::WaitRequest>,
@@ -235,6 +238,12 @@ impl JobService for Service {
         request: Request<pb::SubmitRequest>,
     ) -> Result<Response<pb::SubmitResponse>, Status> {
         unary!(self, submit, request)
+    }
+    async fn batch_submit(
+        &self,
+        request: Request<pb::BatchSubmitRequest>,
+    ) -> Result<Response<pb::BatchSubmitResponse>, Status> {
+        unary!(self, batch_submit, request)
     }
     async fn get(
         &self,

@@ -1,6 +1,7 @@
 //! Through the public door: a real server on a free port, a real store, real gRPC.
 
 mod bounds;
+mod bounds_submit;
 mod bounds_whole;
 mod clock;
 mod crash;
@@ -24,6 +25,11 @@ mod pool_faults;
 mod service;
 mod start;
 mod store;
+mod submit_batch;
+mod submit_bench;
+mod submit_once;
+mod submit_quota;
+mod submit_unique;
 mod watch;
 mod watch_end;
 mod watch_jobs;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::cli::jobs::options::JobOptions;
 use crate::cli::server_default;
 use crate::pb::job::State;
 
@@ -27,8 +28,16 @@ pub enum JobsCommand {
     #[command(after_help = concat_help("Examples:
   pacenote submit sleep --input '{\"seconds\": 5}' --watch
   pacenote submit checksum --input '{\"path\": \".\"}' --label team=docs
+  pacenote submit checksum --delay 1h --unique nightly --on-conflict replace
   make-input | pacenote submit thumbnail --idempotency-key page-17 -"))]
-    Submit(SubmitArgs),
+    Submit(Box<SubmitArgs>),
+    /// Store many jobs, all or none of them
+    #[command(after_help = concat_help("Each line of the file is a SubmitRequest as JSON:
+  {\"type\": \"sleep\", \"input\": {\"json\": {\"seconds\": 5}}, \"idempotencyKey\": \"page-17\"}
+
+Example:
+  make-lines | pacenote submit-batch -"))]
+    SubmitBatch(SubmitBatchArgs),
     /// Show a job
     #[command(after_help = concat_help("Example:
   pacenote get 0198c0de-0000-7000-8000-000000000001 --json"))]
@@ -65,6 +74,7 @@ impl JobsCommand {
     pub(super) fn common(&self) -> &Common {
         match self {
             Self::Submit(args) => &args.common,
+            Self::SubmitBatch(args) => &args.common,
             Self::Get(args) => &args.common,
             Self::List(args) => &args.common,
             Self::Watch(args) => &args.common,
@@ -123,6 +133,23 @@ pub struct SubmitArgs {
     /// Watch it to its end and exit by its outcome
     #[arg(long, short)]
     pub watch: bool,
+    /// Only check the request: nothing is stored
+    #[arg(long, conflicts_with = "watch")]
+    pub validate_only: bool,
+    /// Server and output.
+    #[command(flatten)]
+    pub common: Common,
+    /// When and how it runs.
+    #[command(flatten)]
+    pub options: JobOptions,
+}
+
+/// `pacenote submit-batch`.
+#[derive(Clone, Debug, Args)]
+pub struct SubmitBatchArgs {
+    /// A file with 1 to 1000 requests, a line each, as canonical proto JSON; `-` for stdin
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
     /// Server and output.
     #[command(flatten)]
     pub common: Common,

@@ -16,7 +16,7 @@ impl Tables {
             match entry {
                 Entry::Change { key, .. } => self.know(key, &mut known),
                 Entry::Retry { key, .. } => self.know_retry(key, &mut known),
-                Entry::Submit { new, .. } => self.know_rivals(new, &mut known),
+                Entry::Submit { new, .. } | Entry::Check(new) => self.know_rivals(new, &mut known),
                 Entry::Batch(jobs) => {
                     for new in jobs {
                         self.know_rivals(new, &mut known);
@@ -24,7 +24,8 @@ impl Tables {
                 }
             }
         }
-        self.know_blocked(group.entries.len(), &mut known);
+        let in_place: usize = known.uniques.values().map(Vec::len).sum();
+        self.know_blocked(group.entries.len() + in_place, &mut known);
         for demand in &group.demand {
             self.lane_heads(demand, &group.key_limits, &mut known.candidates);
         }
@@ -68,12 +69,28 @@ impl Tables {
             }
         }
         if let Some(place) = unique_place(&new.key, &new.spec)
-            && let Some(newest) = self.uniques.get(&place).and_then(BTreeSet::last)
+            && let Some(jobs) = self.uniques.get(&place)
         {
-            let key = with_id(tenant, *newest);
-            self.know(&key, known);
-            known.uniques.insert(place, key);
+            let keys = self.in_place(tenant, jobs);
+            for key in &keys {
+                self.know(key, known);
+            }
+            known.uniques.insert(place, keys);
         }
+    }
+
+    /// The jobs of a place that are not over, the newest first; or, where all are, the newest one.
+    fn in_place(&self, tenant: &Name, jobs: &BTreeSet<JobId>) -> Vec<JobKey> {
+        let newest_first = jobs.iter().rev().map(|id| with_id(tenant, *id));
+        let is_open = |key: &JobKey| {
+            let row = self.jobs.get(key);
+            row.is_some_and(|row| !row.job.state.is_terminal())
+        };
+        let open: Vec<JobKey> = newest_first.clone().filter(is_open).collect();
+        if open.is_empty() {
+            return newest_first.take(1).collect();
+        }
+        open
     }
 
     /// For each job with a concurrency key that may make room, one of each type that waits for it; and

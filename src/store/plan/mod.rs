@@ -16,7 +16,9 @@ use crate::job::segment::SegmentBuilder;
 use crate::job::time::Timestamp;
 use crate::job::{Applied, CancelCause, Change, Job, JobState, Payloads, Refusal};
 use crate::store::plan::keys::{KeyGate, Room};
-use crate::store::{ClaimTerms, Claimed, Committed, Demand, Entry, Group, Published, Reply};
+use crate::store::{
+    ClaimTerms, Claimed, Committed, Demand, Entry, Group, Published, Reply, WaitingRoom,
+};
 use crate::wire;
 
 pub(super) use keys::{BlockedHeads, KeyRoom, KeysRunning, SET_ASIDE_MAX};
@@ -34,8 +36,9 @@ pub(super) struct Known {
     pub(super) jobs: HashMap<JobKey, Arc<Job>>,
     /// Those among them that have one of its idempotency keys.
     pub(super) keys: HashMap<(Name, String), JobKey>,
-    /// The newest job of each unique place that its submits ask for; it is among the jobs.
-    pub(super) uniques: HashMap<UniquePlace, JobKey>,
+    /// The jobs of each unique place that its submits ask for, the newest first: those that are not over,
+    /// or, where all are, the newest one. They are among the jobs.
+    pub(super) uniques: HashMap<UniquePlace, Vec<JobKey>>,
     /// The inputs of jobs that are retried. The job that each was retried by before is among the jobs.
     pub(super) inputs: HashMap<JobKey, Payload>,
     /// What is stored beside some of them: input and checkpoint.
@@ -142,7 +145,7 @@ pub(super) fn plan(group: Group, known: Known, next_position: i64, running: &Key
 struct Planner<'a> {
     jobs: HashMap<JobKey, Arc<Job>>,
     keys: HashMap<(Name, String), JobKey>,
-    uniques: HashMap<UniquePlace, JobKey>,
+    uniques: HashMap<UniquePlace, Vec<JobKey>>,
     inputs: HashMap<JobKey, Payload>,
     payloads: HashMap<JobKey, Arc<Payloads>>,
     touched: Vec<Touched>,
@@ -150,7 +153,7 @@ struct Planner<'a> {
     /// Indexes of claimed jobs, in the order of their claims.
     claims: Vec<usize>,
     terms: ClaimTerms,
-    room: HashMap<Name, usize>,
+    room: HashMap<Name, WaitingRoom>,
     gate: KeyGate<'a>,
     now: Timestamp,
 }
@@ -160,6 +163,7 @@ impl Planner<'_> {
         match entry {
             Entry::Submit { new, hand_over } => self.submit(*new, hand_over),
             Entry::Batch(jobs) => self.batch(jobs),
+            Entry::Check(new) => self.check(&new),
             Entry::Retry { key, new_id } => self.retry(&key, new_id),
             Entry::Change { key, change } => self.change(&key, change),
         }
@@ -194,6 +198,10 @@ impl Planner<'_> {
         let before = job.state;
         let applied = job.apply(change, self.now)?;
         self.gate.moved(before, job);
+        let (after, tenant) = (job.state, &job.key.tenant);
+        if let Some(room) = self.room.get_mut(tenant) {
+            room.moved(before.is_waiting(), after.is_waiting());
+        }
         self.absorb(index, applied);
         Ok(())
     }

@@ -54,7 +54,7 @@ type Case = (
 
 const SCANS: [&str; 3] = ["SCAN j", "SCAN segments", "SCAN payloads"];
 
-const CASES: [Case; 30] = [
+const CASES: [Case; 31] = [
     (
         read::JOB,
         &["SEARCH j USING PRIMARY KEY (tenant=? AND id=?)"],
@@ -124,6 +124,11 @@ const CASES: [Case; 30] = [
         &["TEMP B-TREE"],
     ),
     (read::SILENT, &["USING INDEX jobs_leased"], &["TEMP B-TREE"]),
+    (
+        read::JOBS_IN_PLACE,
+        &["SEARCH j USING INDEX jobs_in_place (tenant=? AND job_type=? AND unique_key=?)"],
+        &["TEMP B-TREE"],
+    ),
     (
         read::JOB_OF_PLACE,
         &["SEARCH j USING INDEX jobs_unique (tenant=? AND job_type=? AND unique_key=?)"],

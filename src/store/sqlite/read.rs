@@ -42,6 +42,15 @@ pub(super) const JOB_OF_KEY: &str = concat!(
     " from jobs j where j.tenant = $1 and j.idempotency_key = $2"
 );
 
+/// The jobs of a unique place that are not over, the newest first.
+pub(super) const JOBS_IN_PLACE: &str = concat!(
+    "select ",
+    job_columns!(),
+    " from jobs j indexed by jobs_in_place
+      where j.tenant = $1 and j.job_type = $2 and j.unique_key = $3 and j.ended_at_us is null
+      order by j.id desc"
+);
+
 /// The newest job of a unique place, or none.
 pub(super) const JOB_OF_PLACE: &str = concat!(
     "select ",

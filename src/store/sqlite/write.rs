@@ -220,8 +220,13 @@ impl Writer {
         for place in wanted.places {
             let (tenant, job_type, key) = &place;
             let which = (tenant.as_str(), job_type.as_str(), key.as_bytes());
-            if let Some(job) = self.job(read::JOB_OF_PLACE, which)? {
-                known.uniques.insert(place, job.key.clone());
+            let mut jobs = self.jobs(read::JOBS_IN_PLACE, which)?;
+            if jobs.is_empty() {
+                jobs.extend(self.job(read::JOB_OF_PLACE, which)?);
+            }
+            let keys = jobs.iter().map(|job| job.key.clone()).collect();
+            known.uniques.insert(place, keys);
+            for job in jobs {
                 self.know_job(job, &mut known);
             }
         }
@@ -288,9 +293,9 @@ impl Writer {
         known: &mut Known,
     ) -> Result<(), StoreError> {
         let mut wanted: HashMap<ConcurrencyKey, usize> = HashMap::new();
+        let in_place: HashSet<&JobKey> = known.uniques.values().flatten().collect();
         for job in known.jobs.values() {
-            let taken = known.uniques.values().any(|key| *key == job.key);
-            if (taken || may_end.contains(&job.key))
+            if (in_place.contains(&job.key) || may_end.contains(&job.key))
                 && !job.state.is_terminal()
                 && let Some(key) = job.concurrency_key()
             {
@@ -343,6 +348,16 @@ impl Writer {
         let mut select = self.prepare(sql)?;
         let found = select.query_row(which, |row| Ok(rows::job(row))).optional();
         found.map_err(write_error)?.transpose()
+    }
+
+    fn jobs(&self, sql: &'static str, which: impl Params) -> Result<Vec<Job>, StoreError> {
+        let mut select = self.prepare(sql)?;
+        let mut rows = select.query(which).map_err(write_error)?;
+        let mut jobs = Vec::new();
+        while let Some(row) = rows.next().map_err(write_error)? {
+            jobs.push(rows::job(row)?);
+        }
+        Ok(jobs)
     }
 
     fn lane_heads(
@@ -612,7 +627,7 @@ impl<'a> Wanted<'a> {
             Entry::Retry { key, .. } => {
                 self.retries.insert(key);
             }
-            Entry::Submit { new, .. } => self.add_new(new),
+            Entry::Submit { new, .. } | Entry::Check(new) => self.add_new(new),
             Entry::Batch(jobs) => jobs.iter().for_each(|new| self.add_new(new)),
         }
     }

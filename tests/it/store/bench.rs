@@ -4,22 +4,23 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use pacenote::job::name::{JobId, JobKey, Lane, Name};
 use pacenote::job::payload::Payload;
+use pacenote::job::policy::OnConflict;
 use pacenote::job::time::Timestamp;
 use pacenote::job::{
-    CancelCause, Change, Job, JobSnapshot, JobSpec, JobState, NewJob, Outcome, Report,
+    CancelCause, Change, Job, JobSnapshot, JobSpec, JobState, NewJob, Outcome, Report, Unique,
 };
 use pacenote::pb;
 use pacenote::store::memory::{Memory, MemoryStore};
 use pacenote::store::sqlite::SqliteStore;
 use pacenote::store::{
     ClaimTerms, Committed, Demand, Entry, Group, JobStore, ListQuery, LogRange, OpenError, Purge,
-    Purged, Reply, StoreError, View,
+    Purged, Reply, StoreError, View, WaitingRoom,
 };
 use prost::Message;
 use sqlx::ConnectOptions;
@@ -92,6 +93,8 @@ pub(crate) struct Bench {
     ids: AtomicU64,
     now: AtomicI64,
     tenants: std::sync::Mutex<BTreeSet<Name>>,
+    /// Most jobs of a tenant that may wait; 0 for no bound.
+    waiting_max: AtomicUsize,
     key_limits: std::sync::Mutex<Arc<BTreeMap<Name, usize>>>,
 }
 
@@ -104,6 +107,7 @@ impl Bench {
             ids: AtomicU64::new(1),
             now: AtomicI64::new(1_700_000_000_000_000),
             tenants: std::sync::Mutex::default(),
+            waiting_max: AtomicUsize::new(0),
             key_limits: std::sync::Mutex::default(),
         }
     }
@@ -163,6 +167,28 @@ impl Bench {
         }
     }
 
+    /// From here on so many jobs of a tenant may wait.
+    pub(crate) fn bound(&self, waiting_max: usize) {
+        self.waiting_max.store(waiting_max, Ordering::Relaxed);
+    }
+
+    fn room(&self, depths: &BTreeMap<(Lane, JobState), i64>) -> HashMap<Name, WaitingRoom> {
+        let max = self.waiting_max.load(Ordering::Relaxed);
+        let mut room = HashMap::new();
+        if max == 0 {
+            return room;
+        }
+        for tenant in &*self.tenants.lock().expect("no panic") {
+            room.insert(tenant.clone(), WaitingRoom { waiting: 0, max });
+        }
+        for ((lane, state), jobs) in depths {
+            if let Some(room) = room.get_mut(&lane.tenant).filter(|_| state.is_waiting()) {
+                room.waiting += usize::try_from(*jobs).expect("never below zero");
+            }
+        }
+        room
+    }
+
     /// A group at the time that it is now.
     pub(crate) fn group(&self, entries: Vec<Entry>, demand: Vec<Demand>) -> Group {
         Group {
@@ -194,6 +220,7 @@ impl Bench {
         for entry in &entries {
             let tenant = match entry {
                 Entry::Submit { new, .. } => &new.key.tenant,
+                Entry::Check(new) => &new.key.tenant,
                 Entry::Batch(jobs) => &jobs.first().expect("a job at least").key.tenant,
                 Entry::Change { key, .. } | Entry::Retry { key, .. } => &key.tenant,
             };
@@ -201,7 +228,9 @@ impl Bench {
             tenants.insert(tenant.clone());
         }
         let before = self.depths().await;
-        let committed = self.store().commit(self.group(entries, demand)).await?;
+        let mut group = self.group(entries, demand);
+        group.room = self.room(&before);
+        let committed = self.store().commit(group).await?;
         assert_eq!(committed.replies.len(), count);
         let mut expected = before;
         for (lane, state, moved) in &committed.depth_changes {
@@ -386,6 +415,23 @@ impl NewJobBuilder {
 
     pub(crate) fn input(mut self, input: Payload) -> Self {
         self.new.input = Some(input);
+        self
+    }
+
+    /// The only one of its type with this key.
+    pub(crate) fn unique(mut self, key: &str, on_conflict: OnConflict) -> Self {
+        self.new.on_conflict = on_conflict;
+        self.spec(|spec| {
+            spec.unique = Some(Unique {
+                key: key.to_owned(),
+                window: Duration::ZERO,
+            });
+        })
+    }
+
+    /// Not before so long after it is stored.
+    pub(crate) fn delayed(mut self, delay: Duration) -> Self {
+        self.new.delay = delay;
         self
     }
 

@@ -14,6 +14,7 @@ mod logs;
 mod meddled;
 mod open;
 mod payloads;
+mod places;
 mod purges;
 mod reopen;
 mod submits;
@@ -39,6 +40,14 @@ macro_rules! contract {
             keys::a_key_belongs_to_its_tenant,
             keys::a_key_is_free_again_once_its_job_is_purged,
             keys::keys_are_compared_byte_by_byte,
+            places::a_batch_is_stored_whole_or_not_at_all,
+            places::items_of_a_batch_see_each_other,
+            places::a_check_answers_as_a_submit_would_and_stores_nothing,
+            places::a_place_belongs_to_all_of_its_jobs_that_are_not_over,
+            places::a_place_is_taken_within_one_group,
+            places::room_moves_with_every_change_of_a_group,
+            places::a_handed_over_job_needs_room_only_where_it_waits,
+            places::a_retry_needs_room_and_an_attempts_own_does_not,
             claims::claims_go_by_priority_then_time_then_id,
             claims::lanes_do_not_touch_each_other,
             claims::a_claim_takes_no_more_than_its_places,
