@@ -322,12 +322,21 @@ impl Writer {
         let Some(pool) = pool else { return Vec::new() };
         let mut taken = Vec::new();
         let mut must_wait: Vec<Name> = Vec::new();
+        let now = self.shared.clock.now();
         for (entry, _) in entries {
-            let Entry::Submit { new, hand_over } = entry else {
-                continue;
+            let (new, hand_over) = match entry {
+                Entry::Submit { new, hand_over } => (new, hand_over),
+                Entry::Batch(jobs) => {
+                    // Its jobs wait, and come before what was submitted behind them.
+                    must_wait.extend(jobs.iter().map(|new| new.spec.job_type.clone()));
+                    must_wait.sort();
+                    must_wait.dedup();
+                    continue;
+                }
+                Entry::Check(_) | Entry::Retry { .. } | Entry::Change { .. } => continue,
             };
             let job_type = &new.spec.job_type;
-            if must_wait.contains(job_type) {
+            if new.run_at(now) > now || must_wait.contains(job_type) {
                 continue;
             }
             if !self.waiting.any_of(job_type) && pool.places.take(job_type) {
