@@ -5,6 +5,7 @@
 //! all the same.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -340,19 +341,32 @@ impl Writer {
     fn offer(&mut self, entries: &mut [Addressed], places: &Places, now: Timestamp) -> Offer {
         let mut offer = self.schedule.offer(places, now);
         let wall = self.shared.clock.now();
+        // Types of which a job of this very group waits: what comes behind it must not run before it.
+        let mut waits: BTreeSet<Name> = BTreeSet::new();
         for (entry, _) in entries {
             if !places.any_free() {
                 break;
             }
-            if let Entry::Submit { new, hand_over } = entry
-                && new.start_at.is_none_or(|at| at <= wall)
-            {
-                let lane = Lane {
-                    queue: new.spec.queue.clone(),
-                    job_type: new.spec.job_type.clone(),
-                    tenant: new.key.tenant.clone(),
-                };
-                *hand_over = self.schedule.hand_over(&lane, &mut offer, places, now);
+            let (new, hand_over) = match entry {
+                Entry::Submit { new, hand_over } => (new, hand_over),
+                Entry::Batch(jobs) => {
+                    waits.extend(jobs.iter().map(|new| new.spec.job_type.clone()));
+                    continue;
+                }
+                Entry::Check(_) | Entry::Retry { .. } | Entry::Change { .. } => continue,
+            };
+            let job_type = &new.spec.job_type;
+            if new.run_at(wall) > wall || waits.contains(job_type) {
+                continue;
+            }
+            let lane = Lane {
+                queue: new.spec.queue.clone(),
+                job_type: job_type.clone(),
+                tenant: new.key.tenant.clone(),
+            };
+            *hand_over = self.schedule.hand_over(&lane, &mut offer, places, now);
+            if !*hand_over {
+                waits.insert(job_type.clone());
             }
         }
         offer

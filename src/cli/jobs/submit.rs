@@ -67,7 +67,7 @@ pub(super) async fn one(
     }
     let job = answer.job.unwrap_or_default();
     if answer.deduplicated {
-        output.note(follow::KEY_WAS_USED);
+        output.note(follow::WAS_THERE);
     }
     if output.json {
         output.submitted(&job, answer.deduplicated)?;
