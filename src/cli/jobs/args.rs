@@ -214,7 +214,7 @@ pub struct WatchArgs {
     pub roll_up: bool,
     /// Begin with the event after this one; 0 for all that is kept [default: begin with the job as it
     /// is now]
-    #[arg(long, value_name = "SEQUENCE", requires = "job_id", value_parser = clap::value_parser!(i64).range(0..))]
+    #[arg(long, value_name = "SEQUENCE", conflicts_with_all = MANY, value_parser = clap::value_parser!(i64).range(0..))]
     pub after: Option<i64>,
     /// Server and output.
     #[command(flatten)]
