@@ -26,8 +26,10 @@
 mod backoff;
 mod cursor;
 mod error;
+mod line;
 mod update;
 mod watch;
+mod watch_jobs;
 
 use std::time::Duration;
 
@@ -37,8 +39,9 @@ use tonic::{Response, Status};
 pub use backoff::Backoff;
 pub(crate) use cursor::is_final;
 pub use error::{ClientError, Refusal, Violation};
-pub use update::{RunOptions, Update, WatchOptions};
+pub use update::{JobsUpdate, JobsWatchOptions, RunOptions, Update, WatchOptions};
 pub use watch::Watch;
+pub use watch_jobs::JobsWatch;
 
 use crate::client::error::Failure;
 use crate::pb;
@@ -299,6 +302,12 @@ impl Client {
     /// [`Watch::next`].
     pub fn watch(&self, job_id: impl Into<String>, options: WatchOptions) -> Watch {
         Watch::of_job(self.clone(), job_id.into(), options)
+    }
+
+    /// Follows many jobs over one stream, however often the connection breaks. Nothing is sent before the
+    /// first [`JobsWatch::next`].
+    pub fn watch_jobs(&self, options: JobsWatchOptions) -> JobsWatch {
+        JobsWatch::new(self.clone(), options)
     }
 
     /// Submits a job and follows it from its first event to its end, in one stream. Without an

@@ -27,8 +27,8 @@ pub(crate) const JOB_ID: &str = "0198c0de-0000-7000-8000-000000000001";
 
 /// One step of a scripted stream.
 #[derive(Clone)]
-pub(crate) enum Step {
-    Send(Box<pb::WatchJobResponse>),
+pub(crate) enum Step<M = pb::WatchJobResponse> {
+    Send(Box<M>),
     Fail(Status),
     /// Says nothing more.
     Silence,
@@ -40,7 +40,8 @@ pub(crate) enum Step {
 }
 
 type Unary<Q, R> = Box<dyn Fn(&Q, usize) -> Result<R, Status> + Send + Sync>;
-type Script<Q> = Box<dyn Fn(&Q, usize) -> Result<Vec<Step>, Status> + Send + Sync>;
+type Script<Q, M = pb::WatchJobResponse> =
+    Box<dyn Fn(&Q, usize) -> Result<Vec<Step<M>>, Status> + Send + Sync>;
 
 /// What the fake answers, and what it was asked. The number is how often the call came before.
 pub(crate) struct Answers {
@@ -52,6 +53,7 @@ pub(crate) struct Answers {
     pub(crate) cancel: Unary<pb::CancelRequest, pb::CancelResponse>,
     pub(crate) list_events: Unary<pb::ListEventsRequest, pb::ListEventsResponse>,
     pub(crate) watch: Script<pb::WatchJobRequest>,
+    pub(crate) watch_jobs: Script<pb::WatchJobsRequest, pb::WatchJobsResponse>,
     /// Its messages are wrapped as those of Run; the flag is `deduplicated` of the first.
     pub(crate) run: Script<pb::RunRequest>,
     pub(crate) run_deduplicated: bool,
@@ -71,6 +73,7 @@ impl Default for Answers {
             cancel: Box::new(no),
             list_events: Box::new(no),
             watch: Box::new(no),
+            watch_jobs: Box::new(no),
             run: Box::new(no),
             run_deduplicated: false,
         }
@@ -88,6 +91,7 @@ pub(crate) struct Asked {
     pub(crate) cancel: Vec<pb::CancelRequest>,
     pub(crate) list_events: Vec<pb::ListEventsRequest>,
     pub(crate) watch: Vec<pb::WatchJobRequest>,
+    pub(crate) watch_jobs: Vec<pb::WatchJobsRequest>,
     pub(crate) run: Vec<pb::RunRequest>,
 }
 
@@ -275,8 +279,10 @@ impl JobService for Service {
         &self,
         request: Request<pb::WatchJobsRequest>,
     ) -> Result<Response<Self::WatchJobsStream>, Status> {
-        let _ = request;
-        Err(Status::unimplemented("not scripted"))
+        let request = request.into_inner();
+        let before = note!(self, watch_jobs, request);
+        let steps = (self.answers.watch_jobs)(&request, before)?;
+        Ok(Response::new(play(steps, self)))
     }
 
     async fn list_events(
@@ -315,10 +321,10 @@ impl JobService for Service {
     }
 }
 
-fn play(
-    steps: Vec<Step>,
+fn play<M: Send + 'static>(
+    steps: Vec<Step<M>>,
     service: &Service,
-) -> BoxStream<'static, Result<pb::WatchJobResponse, Status>> {
+) -> BoxStream<'static, Result<M, Status>> {
     let (cut, goaway) = (service.cut.clone(), service.goaway.clone());
     futures_util::stream::iter(steps)
         .then(move |step| {

@@ -33,6 +33,8 @@ mod submit_unique;
 mod watch;
 mod watch_end;
 mod watch_jobs;
+mod watch_jobs_bounds;
+mod watch_jobs_client;
 mod watch_jobs_gaps;
 mod watch_jobs_model;
 mod watch_jobs_resume;

@@ -46,9 +46,14 @@ Example:
     #[command(after_help = concat_help("Example:
   pacenote list --state failed --type thumbnail --limit 10"))]
     List(ListArgs),
-    /// Watch a job to its end; comes back by itself where the connection breaks
-    #[command(after_help = concat_help("Example:
-  pacenote watch 0198c0de-0000-7000-8000-000000000001 --after 0"))]
+    /// Watch a job to its end, or many jobs; comes back by itself where the connection breaks
+    ///
+    /// Many jobs are chosen by a label, queue, type, batch or ids, which all have to match. A watch of a
+    /// batch or of ids ends with the last of them and exits by the worst outcome; any other goes on.
+    #[command(after_help = concat_help("Examples:
+  pacenote watch 0198c0de-0000-7000-8000-000000000001 --after 0
+  pacenote watch --label team=docs --type thumbnail
+  pacenote watch --batch 0198c0de-0000-7000-8000-000000000002 --roll-up"))]
     Watch(WatchArgs),
     /// Wait for a job to end, then show it
     #[command(after_help = concat_help("Example:
@@ -195,15 +200,48 @@ pub struct ListArgs {
     pub common: Common,
 }
 
+/// What chooses many jobs, or is about many.
+const MANY: [&str; 8] = [
+    "ids", "labels", "queues", "types", "batch", "all", "cursor", "roll_up",
+];
+
 /// `pacenote watch`.
 #[derive(Clone, Debug, Args)]
+#[command(group = clap::ArgGroup::new("which")
+    .args(["job_id", "ids", "labels", "queues", "types", "batch", "all"])
+    .required(true)
+    .multiple(true))]
 pub struct WatchArgs {
     /// The job's id
-    #[arg(value_name = "ID")]
-    pub job_id: String,
+    #[arg(value_name = "ID", conflicts_with_all = MANY)]
+    pub job_id: Option<String>,
+    /// One of these jobs; may be given again
+    #[arg(long = "id", value_name = "ID")]
+    pub ids: Vec<String>,
+    /// Jobs with this label; may be given again, and all of them have to be there
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub labels: Vec<(String, String)>,
+    /// Jobs of this queue; may be given again
+    #[arg(long = "queue", value_name = "QUEUE")]
+    pub queues: Vec<String>,
+    /// Jobs of this type; may be given again
+    #[arg(long = "type", value_name = "TYPE")]
+    pub types: Vec<String>,
+    /// Jobs of this batch
+    #[arg(long, value_name = "ID")]
+    pub batch: Option<String>,
+    /// All jobs
+    #[arg(long)]
+    pub all: bool,
+    /// Of many jobs: begin where an earlier watch of the same jobs ended
+    #[arg(long, value_name = "CURSOR")]
+    pub cursor: Option<String>,
+    /// Of many jobs: show how many are how far, in place of what happens
+    #[arg(long)]
+    pub roll_up: bool,
     /// Begin with the event after this one; 0 for all that is kept [default: begin with the job as it
     /// is now]
-    #[arg(long, value_name = "SEQUENCE", value_parser = clap::value_parser!(i64).range(0..))]
+    #[arg(long, value_name = "SEQUENCE", conflicts_with_all = MANY, value_parser = clap::value_parser!(i64).range(0..))]
     pub after: Option<i64>,
     /// Server and output.
     #[command(flatten)]

@@ -7,6 +7,7 @@ mod args;
 mod escape;
 mod exit;
 mod follow;
+mod follow_jobs;
 mod input;
 mod json;
 mod options;
@@ -122,12 +123,16 @@ async fn list(client: Client, args: ListArgs, output: Output) -> Result<Exit, St
 }
 
 async fn watch(client: Client, args: WatchArgs, output: Output) -> Result<Exit, Stop> {
+    if let Some(options) = follow_jobs::options(&args) {
+        return follow_jobs::follow(client, options, output).await;
+    }
+    let job_id = args.job_id.unwrap_or_default();
     let options = WatchOptions {
         after_sequence: args.after,
         ..WatchOptions::default()
     };
-    let watch = client.watch(args.job_id.clone(), options);
-    follow::follow(watch, &args.job_id, output).await
+    let watch = client.watch(job_id.clone(), options);
+    follow::follow(watch, &job_id, output).await
 }
 
 async fn wait(client: Client, args: WaitArgs, output: Output) -> Result<Exit, Stop> {

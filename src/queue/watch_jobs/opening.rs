@@ -27,7 +27,7 @@ pub(super) struct Opening {
     begin: i64,
     /// Read, and not given.
     unfinished: VecDeque<Arc<Job>>,
-    /// Go behind all that are not over.
+    /// Go behind all that are not over, in the order of their ends.
     finished: Vec<Arc<Job>>,
     missing: Vec<JobId>,
     /// No part had anything.
@@ -118,9 +118,10 @@ impl EventStream {
 
     fn end_opening(&mut self, head: i64) {
         self.whole_at = head;
-        let Some(opening) = self.opening.take() else {
+        let Some(mut opening) = self.opening.take() else {
             return;
         };
+        opening.finished.sort_by_key(|job| job.ended_at);
         if opening.empty && self.feed.filter.batch_id.is_some() {
             // Batches are stored whole: this one was purged, or never was.
             self.gaps.push_back((JobsGap::UNKNOWN, 0));

@@ -151,6 +151,7 @@ pub(super) const LOG_AFTER: &str = concat!(
          where first_position >= coalesce((
              select first_position from segments
              where first_position <= $2 + 1 order by first_position desc limit 1), 0)
+             and first_position + last_sequence - first_sequence > $2
          order by first_position limit $3 + 0),
      summed as materialized (
          select first_position, first_position + events - 1 as last_position, tenant,
@@ -182,7 +183,7 @@ pub(super) const HEAD: &str = "
 select max(
     coalesce((
         select first_position + last_sequence - first_sequence from segments
-        order by first_position desc limit 1), 0),
+        where first_position = (select max(first_position) from segments)), 0),
     (select value from meta where name = 'next_position') - 1)";
 
 /// A scan: which jobs it looks at, and its condition on the jobs themselves.
@@ -380,9 +381,6 @@ pub(super) async fn log_after(
             continue;
         };
         let position = rows::number(row, PLACE)?;
-        if position + segment.len() as i64 - 1 <= range.after {
-            continue;
-        }
         // A job with many segments is read once.
         let job = match jobs.entry(rows::job_id(rows::blob(row, 1)?)?) {
             Entry::Occupied(known) => Arc::clone(known.get()),

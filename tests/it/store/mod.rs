@@ -19,6 +19,7 @@ mod purges;
 mod reopen;
 mod submits;
 mod tail;
+mod tenants;
 mod times;
 
 /// Runs every rule on a store: `contract!(name: backend)`.
@@ -78,6 +79,11 @@ macro_rules! contract {
             logs::a_log_is_read_within_limits_of_events_and_bytes,
             logs::a_log_without_its_front_is_read_from_what_is_left,
             logs::a_log_stays_dense_across_segments,
+            tenants::positions_order_the_events_of_all_jobs,
+            tenants::parts_of_a_tenants_log_go_on_where_the_one_before_ended,
+            tenants::what_was_purged_is_noted_by_position,
+            tenants::jobs_are_scanned_by_id_in_parts_of_any_size,
+            tenants::a_scan_answers_what_its_filter_admits,
             purges::only_what_is_finished_is_purged,
             purges::a_purged_job_leaves_nothing_behind,
             purges::the_front_of_a_log_goes_and_its_last_event_stays,
