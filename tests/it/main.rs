@@ -11,6 +11,7 @@ mod errors_store;
 mod harness;
 mod life;
 mod life_cancel;
+mod life_keys;
 mod life_pool;
 mod life_read;
 mod life_retry;
