@@ -455,3 +455,89 @@ async fn a_result_and_a_cancel_that_come_at_once_make_one_end() {
     }
     server.stop().await.expect("a clean end");
 }
+
+/// Goal: a snooze charges nothing and waits; what the attempt has saved is there for the next one.
+#[tokio::test]
+async fn a_snoozed_job_goes_on_at_its_time_with_its_checkpoint_and_is_charged_nothing() {
+    let (dir, clock) = (folder(), OwnedClock::new(1));
+    let handler = HandlerExecutor::new(|context: Context, _: ()| async move {
+        let page = context.checkpoint::<u32>()?.unwrap_or(0);
+        if page < 5 {
+            context.save_checkpoint(&(page + 1)).await?;
+            return Err(HandlerError::snooze(MINUTE));
+        }
+        Ok(page)
+    });
+    let strict = settings(|settings| settings.retry_policy.max_attempts = 1);
+    let server = Setup::on(dir.path())
+        .clock(clock.clone())
+        .job_type_with("handler", strict, handler)
+        .start()
+        .await;
+    let job = server.submit(submit_request("handler")).await.job_id;
+    for attempt in 1..=5 {
+        let due = clock.now().after(MINUTE);
+        let waits = server.until_state(&job, State::Scheduled).await;
+        assert_eq!((waits.attempt, waits.attempts_charged), (attempt, 0));
+        let due = pacenote::wire::to_timestamp(due);
+        assert_eq!(waits.schedule_time, Some(due));
+        clock.pass(MINUTE - TICK);
+        server.queue.make_due().await.expect("the store works");
+        assert_eq!(server.get(&job).await.state(), State::Scheduled);
+        clock.pass(TICK);
+        server.queue.make_due().await.expect("the store works");
+        if attempt < 5 {
+            let again = server.until_attempt(&job, attempt + 1).await;
+            assert_eq!(again.error, None);
+        }
+    }
+    let end = server.end_of(&job).await;
+    assert_eq!((end.state(), end.attempt), (State::Succeeded, 6));
+    assert_eq!(end.attempts_charged, 1);
+    let log = server.log(&job).await;
+    check_finished(&log);
+    let snoozed = states(&log)
+        .into_iter()
+        .filter(|(_, why)| *why == "SNOOZED");
+    assert_eq!(snoozed.count(), 5);
+    server.stop().await.expect("a clean end");
+}
+
+/// Goal: what an error says about its next attempt stands above the policy, but for reasons that the policy
+/// ends.
+#[tokio::test]
+async fn an_errors_own_wait_and_a_final_reason_stand_above_the_backoff() {
+    let (dir, clock) = (folder(), OwnedClock::new(1));
+    let picky = settings(|settings| {
+        settings.retry_policy.non_retryable_reasons = vec!["NO_USE".to_owned()];
+    });
+    let queue = open(dir.path(), &clock, picky).await;
+    let (places, mut handed) = one_place(&queue, "work").await;
+    let year = Duration::from_secs(365 * 24 * 3600);
+    for (reason, asked, waits) in [
+        ("BUSY", Duration::ZERO, Some(Duration::ZERO)),
+        ("BUSY", MINUTE, Some(MINUTE)),
+        ("BUSY", year + TICK, Some(year)),
+        ("NO_USE", MINUTE, None),
+    ] {
+        let job = submit(&queue).await;
+        soon(handed.recv()).await.expect("claimed");
+        let lease = pacenote::queue::Lease {
+            key: job.clone(),
+            attempt: 1,
+        };
+        let error = JobError::retryable(reason, "later").with_retry_after(asked);
+        let after = queue.finish(&lease, vec![], Outcome::Failed(error)).await;
+        let after = after.expect("it ran");
+        match waits {
+            None => assert_eq!(after.state, JobState::Failed),
+            Some(wait) => assert_eq!(after.run_at, clock.now().after(wait)),
+        }
+        queue
+            .cancel(&job, String::new())
+            .await
+            .expect("it is there");
+        places.give_back(&Name::of("work"));
+    }
+    queue.close().await;
+}

@@ -14,6 +14,7 @@ mod invariants;
 mod life;
 mod life_cancel;
 mod life_place;
+mod life_keys;
 mod life_pool;
 mod life_read;
 mod life_retry;
