@@ -66,7 +66,8 @@ impl<'a> Reader<'a> {
         match entry.what {
             What::Moved(from, to) => self.moved(entry, from, to),
             What::Told => {
-                let leased = self.state.is_none_or(JobState::is_leased);
+                let front_is_gone = self.job.first_sequence > 1;
+                let leased = self.state.map_or(front_is_gone, JobState::is_leased);
                 if !leased || entry.attempt != self.attempt {
                     let (state, attempt) = (self.state, self.attempt);
                     let what = format!("{entry:?} while {state:?} in attempt {attempt}");

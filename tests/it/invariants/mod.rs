@@ -128,6 +128,11 @@ impl Checker {
         &self.found
     }
 
+    pub(crate) fn has_found(&self, invariant: Invariant) -> bool {
+        let mut found = self.found.iter();
+        found.any(|found| found.invariant == invariant)
+    }
+
     /// The newest sequence that was seen of a job; 0 where nothing was.
     pub(crate) fn last_sequence(&self, key: &JobKey) -> i64 {
         let newest = self.jobs.get(key).and_then(|story| story.newest.as_ref());

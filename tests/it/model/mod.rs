@@ -5,20 +5,26 @@
 //! `PACENOTE_TEST_MODEL_CASES` says how many runs there are of each store.
 
 mod clock;
+mod histories;
+mod lies;
 mod mortal;
+mod mutants;
 mod reference;
 mod steps;
 mod world;
 
+use std::sync::Arc;
+
+use pacenote::store::memory::Memory;
 use proptest::prelude::*;
 use proptest_state_machine::StateMachineTest;
 use tokio::runtime::{Builder, Runtime};
 
+use self::mortal::Honest;
 use self::steps::{Sketch, Step, Steps};
 use self::world::World;
 use crate::harness::count_of;
 use crate::store::bench::{Backend, Sqlite};
-use pacenote::store::memory::Memory;
 
 /// A place for a store of a kind.
 trait Kind: 'static {
@@ -57,7 +63,7 @@ impl<K: Kind> StateMachineTest for Queue<K> {
     fn init_test(_: &Sketch) -> (Runtime, World) {
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime");
-        let world = runtime.block_on(World::new(K::backend(), None));
+        let world = runtime.block_on(World::new(K::backend(), Arc::new(Honest)));
         (runtime, world)
     }
 

@@ -1,4 +1,5 @@
-//! A store whose process can die in the middle of a commit, and which tells when it is gone.
+//! A store whose process can die in the middle of a commit, which tells when it is gone, and which can be
+//! made to lie.
 
 use std::sync::{Arc, Mutex};
 
@@ -15,9 +16,42 @@ use tokio::sync::oneshot;
 
 use super::steps::Dies;
 
+/// What a store says in place of what is so: by default, what is so.
+pub(super) trait Lie: Send + Sync {
+    /// In place of a group.
+    fn group(&self, _: &mut Group) {}
+
+    /// In place of what a group did. `asked` is what was asked for.
+    fn committed(&self, _asked: &Group, _: &mut Committed) {}
+
+    /// In place of a job that is looked at alone.
+    fn job(&self, _: &mut Option<JobSnapshot>) {}
+
+    /// In place of a question for a list.
+    fn query(&self, _: &mut ListQuery) {}
+
+    /// In place of a list.
+    fn list(&self, _: &mut Vec<Arc<Job>>) {}
+
+    /// In place of part of a log.
+    fn log(&self, _: &mut Option<LogPart>) {}
+
+    /// In place of what is due.
+    fn due(&self, _: &mut Due) {}
+
+    /// In place of the counters.
+    fn depths(&self, _: &mut Vec<(Lane, JobState, i64)>) {}
+}
+
+/// A store that says what is so.
+pub(super) struct Honest;
+
+impl Lie for Honest {}
+
 /// A store that dies when it is told to.
 pub(super) struct Mortal {
     store: Arc<dyn JobStore>,
+    lie: Arc<dyn Lie>,
     dies: Mutex<Option<Dies>>,
     /// Dropped last, when the store is: then the next one may be opened.
     _gone: oneshot::Sender<()>,
@@ -25,10 +59,14 @@ pub(super) struct Mortal {
 
 impl Mortal {
     /// With what waits until the store is gone.
-    pub(super) fn new(store: Arc<dyn JobStore>) -> (Self, oneshot::Receiver<()>) {
+    pub(super) fn new(
+        store: Arc<dyn JobStore>,
+        lie: Arc<dyn Lie>,
+    ) -> (Self, oneshot::Receiver<()>) {
         let (gone, is_gone) = oneshot::channel();
         let mortal = Self {
             store,
+            lie,
             dies: Mutex::default(),
             _gone: gone,
         };
@@ -60,11 +98,18 @@ impl Mortal {
 #[async_trait]
 impl JobStore for Mortal {
     async fn commit(&self, group: Group) -> Result<Committed, StoreError> {
-        self.survive(self.store.commit(group)).await
+        let asked = group.clone();
+        let mut group = group;
+        self.lie.group(&mut group);
+        let mut committed = self.survive(self.store.commit(group)).await?;
+        self.lie.committed(&asked, &mut committed);
+        Ok(committed)
     }
 
     async fn job(&self, key: &JobKey, view: View) -> Result<Option<JobSnapshot>, ReadError> {
-        self.store.job(key, view).await
+        let mut found = self.store.job(key, view).await?;
+        self.lie.job(&mut found);
+        Ok(found)
     }
 
     async fn ahead_of(&self, job: &Job) -> Result<Option<u64>, ReadError> {
@@ -72,15 +117,35 @@ impl JobStore for Mortal {
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Job>>, ReadError> {
-        self.store.list(query).await
+        let mut query = query.clone();
+        self.lie.query(&mut query);
+        let mut found = self.store.list(&query).await?;
+        self.lie.list(&mut found);
+        Ok(found)
     }
 
     async fn log(&self, key: &JobKey, range: LogRange) -> Result<Option<LogPart>, ReadError> {
-        self.store.log(key, range).await
+        let mut part = self.store.log(key, range).await?;
+        self.lie.log(&mut part);
+        Ok(part)
+    }
+
+    async fn log_after(&self, range: &TenantRange) -> Result<TenantLog, ReadError> {
+        self.store.log_after(range).await
+    }
+
+    async fn head(&self) -> Result<i64, ReadError> {
+        self.store.head().await
+    }
+
+    async fn scan(&self, query: &ScanQuery) -> Result<Scan, ReadError> {
+        self.store.scan(query).await
     }
 
     async fn due(&self, timer: Timer, now: Timestamp, limit: usize) -> Result<Due, ReadError> {
-        self.store.due(timer, now, limit).await
+        let mut due = self.store.due(timer, now, limit).await?;
+        self.lie.due(&mut due);
+        Ok(due)
     }
 
     async fn attempts_due(
@@ -93,7 +158,9 @@ impl JobStore for Mortal {
     }
 
     async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
-        self.store.depths().await
+        let mut depths = self.store.depths().await?;
+        self.lie.depths(&mut depths);
+        Ok(depths)
     }
 
     async fn log_after(&self, range: &TenantRange) -> Result<TenantLog, ReadError> {

@@ -57,6 +57,10 @@ pub(crate) struct Submit {
 pub(crate) struct Pick(u16);
 
 impl Pick {
+    pub(crate) fn newest() -> Self {
+        Self(0)
+    }
+
     pub(crate) fn of<T>(self, all: &[T]) -> Option<&T> {
         // The newest are the most interesting, and the first that a smaller number means.
         let len = all.len();

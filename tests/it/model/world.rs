@@ -25,7 +25,7 @@ use pacenote::store::{JobStore, ListQuery, Purge, Purged, View};
 use tokio::sync::{mpsc, oneshot};
 
 use super::clock::TestClock;
-use super::mortal::Mortal;
+use super::mortal::{Lie, Mortal};
 use super::reference::{Expected, Reference, Refused, Reply, Request};
 use super::steps::{Call, Dies, End, Step, Submit, Telling, Type};
 use crate::harness::soon;
@@ -39,13 +39,10 @@ const TYPES: [Type; 2] = [Type::Work, Type::Once];
 /// of the longest run would be less.
 const TURNS_TO_SETTLE: usize = 300;
 
-/// How a store is wrapped before the queue sees it.
-pub(super) type Wrap = Box<dyn Fn(Arc<dyn JobStore>) -> Arc<dyn JobStore>>;
-
 /// The system under test.
 pub(crate) struct World {
     backend: Box<dyn Backend>,
-    wrap: Option<Wrap>,
+    lie: Arc<dyn Lie>,
     clock: Arc<TestClock>,
     /// `None` only between two processes.
     process: Option<Process>,
@@ -76,10 +73,10 @@ struct Process {
 }
 
 impl World {
-    pub(super) async fn new(backend: impl Backend, wrap: Option<Wrap>) -> Self {
+    pub(super) async fn new(backend: impl Backend, lie: Arc<dyn Lie>) -> Self {
         let mut world = Self {
             backend: Box::new(backend),
-            wrap,
+            lie,
             clock: Arc::new(TestClock::new()),
             process: None,
             reference: Reference::default(),
@@ -130,11 +127,8 @@ impl World {
     }
 
     async fn start(&mut self) {
-        let mut store = self.backend.open().await;
-        if let Some(wrap) = &self.wrap {
-            store = wrap(store);
-        }
-        let (mortal, gone) = Mortal::new(store);
+        let store = self.backend.open().await;
+        let (mortal, gone) = Mortal::new(store, Arc::clone(&self.lie));
         let mortal = Arc::new(mortal);
         let known = |one: Type| KnownType {
             settings: TypeSettings {

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use pacenote::job::name::{JobId, JobKey, Lane, Name};
+use pacenote::job::name::{BatchId, JobId, JobKey, Lane, Name};
 use pacenote::job::payload::Payload;
-use pacenote::job::policy::OnConflict;
+use pacenote::job::policy::{OnConflict, Timeouts};
 use pacenote::job::time::Timestamp;
 use pacenote::job::{
     CancelCause, Change, Job, JobSnapshot, JobSpec, JobState, NewJob, Outcome, Report, Unique,
@@ -216,8 +216,18 @@ impl Bench {
         entries: Vec<Entry>,
         demand: Vec<Demand>,
     ) -> Result<Committed, StoreError> {
-        let count = entries.len();
-        for entry in &entries {
+        self.try_commit_group(self.group(entries, demand)).await
+    }
+
+    /// Commits a group that is made to order.
+    pub(crate) async fn commit_group(&self, group: Group) -> Committed {
+        let committed = self.try_commit_group(group).await;
+        committed.expect("the group is stored")
+    }
+
+    async fn try_commit_group(&self, group: Group) -> Result<Committed, StoreError> {
+        let count = group.entries.len();
+        for entry in &group.entries {
             let tenant = match entry {
                 Entry::Submit { new, .. } => &new.key.tenant,
                 Entry::Check(new) => &new.key.tenant,
@@ -413,6 +423,35 @@ impl NewJobBuilder {
         })
     }
 
+    /// With a key that only so many may run with at once.
+    pub(crate) fn concurrency_key(self, key: &str) -> Self {
+        self.spec(|spec| spec.concurrency_key = Some(Name::new(key).expect("a name")))
+    }
+
+    /// The only one of its tenant and type with this key, until it is over and for `window`.
+    pub(crate) fn unique(mut self, key: &str, window: Duration, on_conflict: OnConflict) -> Self {
+        self.new.on_conflict = on_conflict;
+        self.spec(|spec| {
+            spec.unique = Some(Unique {
+                key: key.to_owned(),
+                window,
+            });
+        })
+    }
+
+    pub(crate) fn batch(self, number: u128) -> Self {
+        self.spec(|spec| spec.batch_id = Some(batch_id(number)))
+    }
+
+    pub(crate) fn start_at(mut self, at: Timestamp) -> Self {
+        self.new.start_at = Some(at);
+        self
+    }
+
+    pub(crate) fn timeouts(self, change: impl FnOnce(&mut Timeouts)) -> Self {
+        self.spec(|spec| change(&mut spec.timeouts))
+    }
+
     pub(crate) fn input(mut self, input: Payload) -> Self {
         self.new.input = Some(input);
         self
@@ -448,6 +487,15 @@ impl NewJobBuilder {
             hand_over: true,
         }
     }
+}
+
+pub(crate) fn batch_id(number: u128) -> BatchId {
+    BatchId::new(uuid::Uuid::from_u128(number))
+}
+
+/// All of them, or none.
+pub(crate) fn batch_of(jobs: &[NewJobBuilder]) -> Entry {
+    Entry::Batch(jobs.iter().map(|job| job.new.clone()).collect())
 }
 
 pub(crate) fn changed(key: &JobKey, change: Change) -> Entry {

@@ -4,6 +4,7 @@
 //! that the counters equal the rows and that the logs are dense. [`contract!`] lists the rules once; a
 //! store joins with one line.
 
+mod batches;
 pub(crate) mod bench;
 mod blocked;
 mod claims;
@@ -17,10 +18,13 @@ mod payloads;
 mod places;
 mod purges;
 mod reopen;
+mod retries;
 mod submits;
 mod tail;
 mod tenants;
 mod times;
+mod turns;
+mod uniques;
 
 /// Runs every rule on a store: `contract!(name: backend)`.
 macro_rules! contract {
@@ -87,6 +91,32 @@ macro_rules! contract {
             purges::only_what_is_finished_is_purged,
             purges::a_purged_job_leaves_nothing_behind,
             purges::the_front_of_a_log_goes_and_its_last_event_stays,
+            times::a_job_with_a_start_time_waits_for_it,
+            times::deadlines_of_waiting_jobs_are_found,
+            times::what_is_over_is_found_when_it_need_not_be_kept,
+            times::silent_attempts_are_found,
+            batches::a_batch_is_answered_in_its_order,
+            batches::a_batch_sent_again_gives_the_same_jobs,
+            batches::a_key_twice_in_a_batch_makes_one_job,
+            batches::a_batch_with_a_bad_item_stores_nothing,
+            batches::what_finds_no_room_is_refused,
+            uniques::a_taken_place_is_answered_as_was_asked,
+            uniques::a_waiting_job_is_replaced,
+            uniques::a_running_job_is_cancelled_or_left_in_peace,
+            uniques::a_place_is_free_after_the_end_and_its_window,
+            uniques::a_place_belongs_to_its_tenant_and_type,
+            uniques::a_key_comes_before_a_place,
+            retries::a_retry_is_a_new_job_of_the_same_work,
+            retries::a_job_is_retried_once,
+            retries::only_what_ended_badly_is_retried,
+            retries::a_retry_needs_room_and_leaves_no_trace_without,
+            turns::one_job_of_a_key_runs_and_the_next_follows_in_turn,
+            turns::a_key_is_of_its_tenant_and_queue_and_may_have_a_limit,
+            turns::room_is_made_however_a_job_goes,
+            turns::who_waits_can_be_cancelled_and_makes_no_room,
+            turns::keys_are_counted_after_a_crash,
+            turns::a_long_line_of_one_key_is_passed,
+            turns::a_place_in_a_lane_is_counted,
             reopen::what_was_answered_outlives_a_crash,
             reopen::what_was_answered_outlives_a_close,
             reopen::a_second_store_is_told_that_the_first_is_open,
