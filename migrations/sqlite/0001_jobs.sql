@@ -62,6 +62,9 @@ create unique index jobs_key on jobs (tenant, idempotency_key) where idempotency
 create index jobs_unique on jobs (tenant, job_type, unique_key, id) where unique_key is not null;
 -- Serves looking at a batch.
 create index jobs_batch on jobs (tenant, batch_id, id) where batch_id is not null;
+-- Serves looking at what went wrong among however many jobs: only those that do are written here.
+create index jobs_retryable on jobs (tenant, state, id)
+    where state = 'failed' or state = 'cancelled' or state = 'expired';
 
 -- Input, result and checkpoint, beside the narrow row, so that claiming and finishing dirty few pages.
 create table payloads (
@@ -90,6 +93,13 @@ create table segments (
 
 -- Serves reading a job's log in order, and holds that no sequence begins two segments.
 create unique index segments_of_job on segments (tenant, job_id, first_sequence);
+
+-- Jobs that are gone and have left part of a long log: it goes in pieces, each a short transaction.
+create table log_rests (
+    tenant text not null,
+    job_id blob not null,
+    primary key (tenant, job_id)
+) strict, without rowid;
 
 -- How many jobs there are, by lane and state: exact at every commit, so that nothing is ever counted. No
 -- row says zero: callers name the lanes, and would fill the table.

@@ -1,9 +1,6 @@
-//! What the server itself asks of a queue: a pool that takes part, jobs that become due, leases that ended,
-//! what is over and goes.
+//! What the server itself asks of a queue: a pool that takes part, jobs that become due, leases that ended.
 
 use std::sync::Arc;
-
-use tokio::sync::oneshot;
 
 use crate::error::Error;
 use crate::job::Change;
@@ -11,7 +8,7 @@ use crate::job::name::JobKey;
 use crate::job::time::Timestamp;
 use crate::queue::writer::{Begin, Pool, Request};
 use crate::queue::{JobQueue, Places};
-use crate::store::{AttemptTimer, Entry, Purge, Purged, StoreError, Timer};
+use crate::store::{AttemptTimer, Entry, StoreError, Timer};
 
 /// Jobs that are made due, or whose leases are swept, in one go.
 const SWEEP_MAX: usize = 256;
@@ -123,19 +120,6 @@ impl JobQueue {
             self.change(entries, 0).await?;
         }
         Ok(swept)
-    }
-
-    /// Removes finished jobs, or the front of their logs, and says so to whoever watches them.
-    ///
-    /// # Errors
-    /// [`Error::Exhausted`], [`Error::Unavailable`].
-    ///
-    /// # Cancel safety
-    /// Once it has begun, it happens although nobody hears of it.
-    pub async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, Error> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Request::Purge { purge, reply }).await?;
-        answer.await.map_err(|_| Error::outcome_unknown())?
     }
 
     /// Housekeeping for a quiet moment.

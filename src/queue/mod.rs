@@ -6,12 +6,16 @@
 
 mod attempts;
 mod duties;
+mod forget;
 mod lease;
+mod many;
 mod page;
 mod places;
 mod progress;
+mod purges;
 mod quota;
 mod read;
+mod retry;
 mod submission;
 mod watch;
 mod writer;
@@ -24,7 +28,9 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use attempts::{StopCause, StopSignal};
+pub use forget::Retired;
 pub use lease::Lease;
+pub use many::{DeletedPage, RetriedPage, Skipped};
 pub use places::Places;
 pub use read::{EventPage, EventQuery, JobPage, Waited, check_page_size, check_sequence};
 pub use submission::{InputCheck, KnownType, Submission, default_tenant};
@@ -38,6 +44,7 @@ use crate::job::name::{JobId, JobKey, Name};
 use crate::job::time::{Clock, Timestamp};
 use crate::job::{CancelCause, Change, Job, Refusal};
 use crate::queue::attempts::Attempts;
+use crate::queue::forget::Retention;
 use crate::queue::places::Waiting;
 use crate::queue::quota::Quota;
 use crate::queue::writer::{Answer, Pool, Request, Writer};
@@ -78,6 +85,7 @@ pub(crate) struct Shared {
     pool: Mutex<Option<Arc<Pool>>>,
     /// Somebody waits for a time that may come sooner than known.
     due_changed: Notify,
+    retention: Retention,
     draining: CancellationToken,
     failed: CancellationToken,
     failure: OnceLock<StoreError>,
@@ -136,6 +144,7 @@ impl JobQueue {
             attempts: Attempts::default(),
             pool: Mutex::default(),
             due_changed: Notify::new(),
+            retention: Retention::default(),
             draining: CancellationToken::new(),
             failed: CancellationToken::new(),
             failure: OnceLock::new(),
@@ -270,6 +279,11 @@ impl JobQueue {
         self.shared.clock.steady()
     }
 
+    /// The wall clock's time.
+    pub fn now(&self) -> Timestamp {
+        self.shared.clock.now()
+    }
+
     /// How long it is until a point in time, by the wall clock.
     pub fn until(&self, at: Timestamp) -> Duration {
         at.since(self.shared.clock.now())
@@ -317,7 +331,9 @@ impl JobQueue {
             Answer::Stored(Reply::Refused(refusal)) => Err(match refusal {
                 Refusal::StaleLease => Error::Precondition(Precondition::StaleLease),
                 Refusal::NotCancelling => Error::Precondition(Precondition::NotCancelling),
-                Refusal::NotRetryable => Error::Precondition(Precondition::NotRetryable),
+                Refusal::NotRetryable { state, retried_by } => {
+                    Error::Precondition(Precondition::NotRetryable { state, retried_by })
+                }
                 Refusal::NotQueued | Refusal::NotDue | Refusal::NotBlocked => {
                     Error::internal(&format!("job {}: {refusal:?}", key.id))
                 }

@@ -21,6 +21,7 @@ use crate::queue::Shared;
 use crate::queue::attempts::StopSignal;
 use crate::queue::places::{Places, Waiting};
 use crate::queue::progress::{Addressed, ProgressGate};
+use crate::queue::purges::{PurgeLine, PurgedTo};
 use crate::queue::quota::Quota;
 use crate::store::{
     ClaimTerms, Claimed, Committed, Demand, Entry, Group, Purge, Purged, Reply, StoreError,
@@ -86,6 +87,7 @@ pub(super) struct Writer {
     waiting: Waiting,
     quota: Quota,
     gate: ProgressGate,
+    purges: PurgeLine,
     /// When there may be more to claim although nobody knocks: at once after a commit that let jobs
     /// wait, claimed some, or had no use for a place; a moment later after one that failed.
     look_again_at: Option<Timestamp>,
@@ -99,11 +101,9 @@ struct Batch {
     replies: Vec<(std::ops::Range<usize>, ReplyTo)>,
     bytes: usize,
     shares: Vec<OwnedSemaphorePermit>,
-    purges: Vec<(Vec<Purge>, PurgedTo)>,
 }
 
 type ReplyTo = oneshot::Sender<Result<Vec<Answer>, Error>>;
-type PurgedTo = oneshot::Sender<Result<Vec<Purged>, Error>>;
 
 /// Says that the writer has ended; and where that was a panic, that the store has failed: nobody else
 /// could, and everyone would wait for ever.
@@ -133,6 +133,7 @@ impl Writer {
             waiting,
             quota,
             gate: ProgressGate::default(),
+            purges: PurgeLine::default(),
             look_again_at: Some(Timestamp::default()),
         }
     }
@@ -158,23 +159,30 @@ impl Writer {
 
     /// Works until it is told to stop, or the store has failed.
     async fn run(mut self) {
-        while let Some(batch) = self.next_batch().await {
+        loop {
+            let batch = self.next_batch().await;
+            let is_last = batch.is_none() && self.purges.is_empty();
             let written = match self.shared.failure.get() {
                 // Found by whoever tidied up: nothing is written behind it.
                 Some(error) => Err(error.clone()),
-                None => self.write(batch).await,
+                None => self.write(batch.unwrap_or_default()).await,
             };
             if let Err(error) = written {
                 self.fail(&error).await;
                 return;
             }
+            if is_last {
+                return;
+            }
         }
     }
 
-    /// Waits for the first request, or for held progress to be due, and takes what else is there.
+    /// Waits for the first request, or for held progress to be due, or for nothing where there is something
+    /// to remove, and takes what else is there. `None` once there will be no more.
     async fn next_batch(&mut self) -> Option<Batch> {
         let mut batch = Batch::default();
-        let due_at = [self.gate.next_due(), self.look_again_at];
+        let at_once = (!self.purges.is_empty()).then(Timestamp::default);
+        let due_at = [self.gate.next_due(), self.look_again_at, at_once];
         let first = match due_at.into_iter().flatten().min() {
             None => Some(self.requests.recv().await?),
             Some(due_at) => {
@@ -220,14 +228,13 @@ impl Writer {
                 batch.shares.extend(share);
                 batch.replies.push((first..batch.slots, reply));
             }
-            Request::Purge { purge, reply } => batch.purges.push((purge, reply)),
+            Request::Purge { purge, reply } => self.purges.push(purge, reply),
             Request::Wake => {}
             Request::Stop => self.requests.close(),
         }
     }
 
     async fn write(&mut self, mut batch: Batch) -> Result<(), StoreError> {
-        let purges = std::mem::take(&mut batch.purges);
         let pool = self.shared.pool();
         let hand_overs = self.hand_over(&mut batch.entries, pool.as_deref());
         let demand = match &pool {
@@ -241,10 +248,7 @@ impl Writer {
             // Everything in it is held back, or it was only a knock.
             answer(batch.replies, &mut vec![Answer::Held; batch.slots], None);
         }
-        for (purge, reply) in purges {
-            self.purge(purge, reply).await?;
-        }
-        Ok(())
+        self.purge().await
     }
 
     async fn commit(
@@ -359,6 +363,9 @@ impl Writer {
             if job.state == JobState::Scheduled {
                 self.shared.due_changed.notify_one();
             }
+            if let Some(purge_at) = job.purge_at {
+                self.shared.retention.ended(purge_at);
+            }
             self.shared.hub.publish(&job.key, || {
                 let segment = Arc::clone(&published.segment);
                 match &published.payloads {
@@ -377,23 +384,30 @@ impl Writer {
         }
     }
 
-    async fn purge(&mut self, purge: Vec<Purge>, reply: PurgedTo) -> Result<(), StoreError> {
-        let result = self.shared.store.purge(purge).await;
-        if let Ok(purged) = &result {
-            for one in purged {
-                match one {
-                    Purged::Job(key) => self.shared.hub.publish(key, || News::Purged),
-                    Purged::Events(..) | Purged::Nothing => {}
+    /// Removes the next few of what is to be removed: no more than everybody else's changes can wait for.
+    async fn purge(&mut self) -> Result<(), StoreError> {
+        let next = self.purges.next();
+        if next.is_empty() {
+            return Ok(());
+        }
+        match self.shared.store.purge(next).await {
+            Ok(purged) => {
+                for one in &purged {
+                    if let Purged::Job(key) = one {
+                        self.shared.hub.publish(key, || News::Purged);
+                    }
+                }
+                self.purges.done(purged);
+                Ok(())
+            }
+            Err(error) => {
+                self.purges.failed(&error);
+                match error {
+                    StoreError::Failed(_) => Err(error),
+                    StoreError::DiskFull | StoreError::Busy | StoreError::Internal(_) => Ok(()),
                 }
             }
         }
-        let failed = match &result {
-            Err(error @ StoreError::Failed(_)) => Err(error.clone()),
-            Ok(_) | Err(_) => Ok(()),
-        };
-        // Whoever asked may be gone: fine.
-        let _ = reply.send(result.map_err(Error::from));
-        failed
     }
 
     /// Answers whoever still waits, after the store has failed, and only then says so: what serves them

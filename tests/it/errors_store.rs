@@ -7,16 +7,16 @@ use async_trait::async_trait;
 use futures_util::future::poll_immediate;
 use pacenote::config::TypeSettings;
 use pacenote::grpc;
+use pacenote::job::JobSnapshot;
 use pacenote::job::JobState;
 use pacenote::job::limits::{LOG_BYTES_DEFAULT, WAITING_DEFAULT, WATCHERS_DEFAULT};
 use pacenote::job::name::{JobKey, Lane, Name};
 use pacenote::job::time::{SystemClock, Timestamp};
-use pacenote::job::{Job, JobSnapshot};
 use pacenote::queue::{JobQueue, KnownType, QueueSettings};
 use pacenote::store::sqlite::SqliteStore;
 use pacenote::store::{
-    AttemptTimer, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, Purge, Purged,
-    ReadError, StoreError, Timer, View,
+    AttemptTimer, Committed, Due, Group, JobStore, ListQuery, Listed, LogPart, LogRange, Purge,
+    Purged, ReadError, StoreError, Timer, View,
 };
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, OwnedRwLockWriteGuard, RwLock};
@@ -98,7 +98,7 @@ impl JobStore for Faulty {
         self.store.job(key, view).await
     }
 
-    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Job>>, ReadError> {
+    async fn list(&self, query: &ListQuery) -> Result<Listed, ReadError> {
         let fails = self.next_list.lock().expect("not poisoned").take();
         match fails {
             Some(error) => Err(error),

@@ -13,15 +13,15 @@ use pacenote::job::event::EventTag;
 use pacenote::job::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, WAITING_DEFAULT};
 use pacenote::job::name::{JobKey, Lane, Name};
 use pacenote::job::time::{SystemClock, Timestamp};
-use pacenote::job::{Job, JobSnapshot, JobState, Outcome, Report};
+use pacenote::job::{JobSnapshot, JobState, Outcome, Report};
 use pacenote::queue::{
     EventQuery, JobQueue, KnownType, Lease, QueueSettings, Submission, Watch, WatchContent,
     WatchMessage, WatchOptions,
 };
 use pacenote::store::sqlite::SqliteStore;
 use pacenote::store::{
-    AttemptTimer, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, Purge, Purged,
-    ReadError, StoreError, Timer, View,
+    AttemptTimer, Committed, Due, Group, JobStore, ListQuery, Listed, LogPart, LogRange, Purge,
+    Purged, ReadError, StoreError, Timer, View,
 };
 use proptest::prelude::*;
 
@@ -41,7 +41,7 @@ impl JobStore for Counting {
     async fn job(&self, key: &JobKey, view: View) -> Result<Option<JobSnapshot>, ReadError> {
         self.store.job(key, view).await
     }
-    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Job>>, ReadError> {
+    async fn list(&self, query: &ListQuery) -> Result<Listed, ReadError> {
         self.store.list(query).await
     }
     async fn log(&self, key: &JobKey, range: LogRange) -> Result<Option<LogPart>, ReadError> {

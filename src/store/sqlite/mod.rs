@@ -4,6 +4,7 @@
 //! a lock file beside it sees to that.
 
 mod errors;
+mod list;
 mod open;
 #[cfg(test)]
 mod plan_tests;
@@ -26,14 +27,14 @@ use uuid::Uuid;
 
 use crate::job::name::{JobKey, Lane};
 use crate::job::time::Timestamp;
-use crate::job::{Job, JobSnapshot, JobState};
+use crate::job::{JobSnapshot, JobState};
 use crate::store::sqlite::errors::write_error;
 use crate::store::sqlite::open::BUSY_TIMEOUT;
 use crate::store::sqlite::readers::Readers;
 use crate::store::sqlite::write::Writer;
 use crate::store::{
-    AttemptTimer, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, OpenError, Purge,
-    Purged, ReadError, StoreError, Timer, View,
+    AttemptTimer, Committed, Due, Group, JobStore, ListQuery, Listed, LogPart, LogRange, OpenError,
+    Purge, Purged, ReadError, StoreError, Timer, View,
 };
 
 /// The write-ahead log is cut back when it is larger than this and nothing else is to do. Bytes.
@@ -175,8 +176,8 @@ impl JobStore for SqliteStore {
         read::job(&self.readers, key, view).await
     }
 
-    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Job>>, ReadError> {
-        read::list(&self.readers, query).await
+    async fn list(&self, query: &ListQuery) -> Result<Listed, ReadError> {
+        list::list(&self.readers, query).await
     }
 
     async fn log(&self, key: &JobKey, range: LogRange) -> Result<Option<LogPart>, ReadError> {

@@ -4,12 +4,10 @@ use std::sync::Arc;
 
 use crate::job::name::{JobKey, Lane};
 use crate::job::time::Timestamp;
-use crate::job::{Job, JobSnapshot, JobState, Payloads};
+use crate::job::{JobSnapshot, JobState, Payloads};
 use crate::store::sqlite::readers::Readers;
 use crate::store::sqlite::rows::{self, JOB_COLUMNS, job_columns};
-use crate::store::{
-    AttemptTimer, Due, ListQuery, LogPart, LogRange, ReadError, StoreError, Timer, View,
-};
+use crate::store::{AttemptTimer, Due, LogPart, LogRange, ReadError, StoreError, Timer, View};
 
 pub(super) const JOB: &str = concat!(
     "select ",
@@ -63,22 +61,6 @@ pub(super) const KEYS_RUNNING: &str = "
 select tenant, queue, concurrency_key, count(*) from jobs
 where state in ('running', 'cancelling') and concurrency_key is not null
 group by tenant, queue, concurrency_key";
-
-/// Newest first: the primary key's order, backwards. Without `$2` it begins above every id, which is 16
-/// bytes: a condition with `or` would read every newer job to reach an old page.
-pub(super) const LIST: &str = concat!(
-    "select ",
-    job_columns!(),
-    " from jobs j
-      where j.tenant = $1
-          and j.id < coalesce($2, x'ffffffffffffffffffffffffffffffffff')
-          and ($3 = '[]' or j.state in (select value from json_each($3)))
-          and ($4 = '[]' or j.job_type in (select value from json_each($4)))
-          and ($5 = '[]' or j.queue in (select value from json_each($5)))
-          and ($6 is null or j.created_at_us >= $6)
-          and ($7 is null or j.created_at_us < $7)
-      order by j.id desc limit $8 + 0"
-);
 
 /// A job beside its segments from the one that holds sequence `$3` + 1 on, until `$4` events or `$5`
 /// bytes are together. One statement, so that job and log are of one moment.
@@ -155,28 +137,6 @@ pub(super) async fn job(
         View::Full => rows::snapshot(row)?,
     };
     Ok(Some(snapshot))
-}
-
-pub(super) async fn list(readers: &Readers, query: &ListQuery) -> Result<Vec<Arc<Job>>, ReadError> {
-    if let Some(key) = &query.idempotency_key {
-        let select = sqlx::query(JOB_OF_KEY)
-            .bind(query.tenant.as_str())
-            .bind(key.as_bytes());
-        let found = jobs(&readers.all(select).await?)?;
-        return Ok(found.into_iter().filter(|job| query.admits(job)).collect());
-    }
-    let states: Vec<&str> = query.states.iter().map(|state| state.as_str()).collect();
-    let select = sqlx::query(LIST)
-        .bind(query.tenant.as_str())
-        .bind(query.before_id.map(|id| id.as_uuid().as_bytes().to_vec()))
-        .bind(serde_json::to_string(&states).expect("texts are JSON"))
-        .bind(serde_json::to_string(&query.types).expect("texts are JSON"))
-        .bind(serde_json::to_string(&query.queues).expect("texts are JSON"))
-        .bind(query.created_after.map(Timestamp::as_micros))
-        .bind(query.created_before.map(Timestamp::as_micros))
-        .bind(i64::try_from(query.limit).unwrap_or(i64::MAX));
-    // The only one that may look at every job there is.
-    Ok(jobs(&readers.all_of_long(select).await?)?)
 }
 
 pub(super) async fn log(
@@ -261,12 +221,6 @@ pub(super) async fn depths(readers: &Readers) -> Result<Vec<(Lane, JobState, i64
             };
             Ok((lane, rows::state(row, 3)?, rows::number(row, 4)?))
         })
-        .collect()
-}
-
-fn jobs(rows: &[sqlx::sqlite::SqliteRow]) -> Result<Vec<Arc<Job>>, StoreError> {
-    rows.iter()
-        .map(|row| rows::job(row).map(Arc::new))
         .collect()
 }
 
