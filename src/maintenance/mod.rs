@@ -1,5 +1,7 @@
-//! What has to be done from time to time: make scheduled jobs due, sweep leases that ended, tidy the
-//! store when it is quiet. One duty a task; each ends with the token.
+//! What has to be done from time to time: make scheduled jobs due, sweep leases that ended, remove what is
+//! over and whose time has come, tidy the store when it is quiet. One duty a task; each ends with the token.
+
+mod retention;
 
 use std::time::Duration;
 
@@ -25,6 +27,8 @@ pub fn start(queue: &JobQueue, tasks: &TaskTracker, stop: &CancellationToken) {
             .run_until_cancelled_owned(sweep_leases(duties.1)),
     );
     tasks.spawn(stop.clone().run_until_cancelled_owned(tidy(duties.2)));
+    let retire = retention::retire(queue.clone());
+    tasks.spawn(stop.clone().run_until_cancelled_owned(retire));
 }
 
 /// Wakes when the next scheduled job is due, or when one came that is due sooner.
