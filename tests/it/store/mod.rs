@@ -14,6 +14,7 @@ mod open;
 mod payloads;
 mod purges;
 mod reopen;
+mod retries;
 mod submits;
 mod tail;
 mod times;
@@ -52,12 +53,23 @@ macro_rules! contract {
             times::ended_leases_are_found_and_others_are_not,
             lists::a_list_is_newest_first_in_pages,
             lists::filters_hold_together,
+            lists::pages_together_are_what_a_look_at_every_job_gives,
+            lists::a_job_that_is_there_throughout_is_listed_once,
+            lists::a_list_looks_at_no_more_jobs_than_it_may,
             logs::a_log_is_read_from_any_place,
             logs::a_log_is_read_within_limits_of_events_and_bytes,
             logs::a_log_stays_dense_across_segments,
             purges::only_what_is_finished_is_purged,
             purges::a_purged_job_leaves_nothing_behind,
             purges::the_front_of_a_log_goes_and_its_last_event_stays,
+            purges::a_long_log_goes_in_parts_and_its_job_at_once,
+            purges::what_has_no_room_in_a_transaction_is_left_for_the_next,
+            purges::the_front_of_a_long_log_goes_in_parts,
+            retries::a_retry_is_the_same_job_but_for_what_was_its_own,
+            retries::a_job_is_retried_once_and_asking_again_answers_the_same,
+            retries::only_what_is_over_without_a_result_is_retried,
+            retries::a_job_whose_retry_was_removed_is_not_retried_again,
+            retries::a_retry_finds_room_among_what_waits_or_changes_nothing,
             reopen::what_was_answered_outlives_a_crash,
             reopen::what_was_answered_outlives_a_close,
             reopen::the_secret_is_kept,
