@@ -10,6 +10,7 @@ mod errors_store;
 mod harness;
 mod life;
 mod life_cancel;
+mod life_over;
 mod life_pool;
 mod life_read;
 mod life_retry;
