@@ -33,6 +33,9 @@ pub(super) const FULL: &str = "full";
 /// Writes chunks of 64 bytes for as many milliseconds as its input says.
 pub(super) const TALK: &str = "talk";
 
+/// The name of its store in its folder.
+pub(super) const STORE: &str = "bench.db";
+
 /// Above what `TALK` can write in a minute.
 const LOG_BYTES_MAX: u64 = 16 << 30;
 
@@ -72,6 +75,8 @@ async fn serve_both(store: PathBuf) -> anyhow::Result<()> {
         checksum_root: store.parent().unwrap_or(Path::new(".")).to_owned(),
         store,
         log_bytes_max: LOG_BYTES_MAX,
+        // What waits is part of what is measured.
+        waiting_max: usize::MAX,
         drain_timeout: Duration::ZERO,
         ..Config::default()
     };
@@ -146,7 +151,7 @@ impl Subject {
         let mut child = Command::new(std::env::current_exe()?)
             .arg("bench-subject")
             .arg("--store")
-            .arg(folder.join("bench.db"))
+            .arg(folder.join(STORE))
             .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
