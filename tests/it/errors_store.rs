@@ -36,6 +36,7 @@ pub(crate) struct Faulty {
     next: Arc<Mutex<Option<StoreError>>>,
     always: Arc<Mutex<Option<StoreError>>>,
     next_list: Arc<Mutex<Option<ReadError>>>,
+    next_purge: Arc<Mutex<Option<StoreError>>>,
     gate: Arc<RwLock<()>>,
     arrived: Arc<Notify>,
 }
@@ -48,6 +49,7 @@ impl Faulty {
             next: Arc::default(),
             always: Arc::default(),
             next_list: Arc::default(),
+            next_purge: Arc::default(),
             gate: Arc::default(),
             arrived: Arc::default(),
         }
@@ -73,6 +75,11 @@ impl Faulty {
     /// Lets every commit fail from here on.
     pub(crate) fn fail_every_commit(&self, error: StoreError) {
         *self.always.lock().expect("not poisoned") = Some(error);
+    }
+
+    /// Lets the next purge fail.
+    pub(crate) fn fail_next_purge(&self, error: StoreError) {
+        *self.next_purge.lock().expect("not poisoned") = Some(error);
     }
 
     /// Lets the next list fail.
@@ -128,7 +135,11 @@ impl JobStore for Faulty {
     }
 
     async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, StoreError> {
-        self.store.purge(purge).await
+        let fails = self.next_purge.lock().expect("not poisoned").take();
+        match fails {
+            Some(error) => Err(error),
+            None => self.store.purge(purge).await,
+        }
     }
 
     fn secret(&self) -> [u8; 32] {

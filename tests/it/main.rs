@@ -17,6 +17,7 @@ mod life_retry;
 mod life_submit;
 mod overload;
 mod pool_faults;
+mod retention;
 mod service;
 mod start;
 mod store;

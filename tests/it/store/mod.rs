@@ -19,6 +19,8 @@ mod submits;
 mod tail;
 mod times;
 
+pub(crate) use bench::connect;
+
 /// Runs every rule on a store: `contract!(name: backend)`.
 macro_rules! contract {
     ($store:ident: $backend:expr) => {
