@@ -161,17 +161,17 @@ impl Writer {
     async fn run(mut self) {
         loop {
             let batch = self.next_batch().await;
-            let is_last = batch.is_none() && self.purges.is_empty();
-            let written = match self.shared.failure.get() {
+            if batch.is_none() && self.purges.is_empty() {
+                return;
+            }
+            let written = match (self.shared.failure.get(), batch) {
                 // Found by whoever tidied up: nothing is written behind it.
-                Some(error) => Err(error.clone()),
-                None => self.write(batch.unwrap_or_default()).await,
+                (Some(error), _) => Err(error.clone()),
+                (None, Some(batch)) => self.write(batch).await,
+                (None, None) => self.purge().await,
             };
             if let Err(error) = written {
                 self.fail(&error).await;
-                return;
-            }
-            if is_last {
                 return;
             }
         }

@@ -18,7 +18,9 @@ use pacenote::job::{Change, Job, JobSpec, NewJob, Outcome, Report};
 use pacenote::maintenance;
 use pacenote::queue::{JobQueue, KnownType, QueueSettings, Submission, default_tenant};
 use pacenote::store::sqlite::SqliteStore;
-use pacenote::store::{ClaimTerms, Entry, Group, JobStore, Purge, StoreError, View};
+use pacenote::store::{
+    ClaimTerms, Entry, Group, JobStore, ListQuery, Purge, Purged, StoreError, View,
+};
 use sqlx::Row;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -266,6 +268,50 @@ async fn retention_wakes_for_what_ends_and_outlives_failures() {
     queue.close().await;
 }
 
+/// Goal: what was asked for before the end is done, and nothing else is begun there: a queue that closes
+/// answers every removal, and claims nothing more.
+#[tokio::test]
+async fn a_queue_that_closes_removes_what_it_was_asked_to() {
+    let dir = folder();
+    let store = sqlite(dir.path()).await;
+    let over = keys(300);
+    for keys in over.chunks(100) {
+        let group = lives(keys, RETENTION_DEFAULT, &Clocks::default());
+        store.commit(group).await.expect("stored");
+    }
+    let (queue, _) = open(store).await;
+    let purge: Vec<Purge> = over.iter().cloned().map(Purge::Job).collect();
+    let (purged, ()) = soon(async { tokio::join!(queue.purge(purge), queue.close()) }).await;
+    let expected: Vec<Purged> = over.iter().cloned().map(Purged::Job).collect();
+    assert_eq!(purged.expect("it was asked first"), expected);
+    assert_eq!(count(dir.path(), "select count(*) from jobs").await, 0);
+}
+
+/// Goal: a call that finds the disk full before its first job says so, and loses nothing: the same call does
+/// all of it once there is room.
+#[tokio::test]
+async fn deleting_many_on_a_full_disk_says_so_and_is_done_later() {
+    let dir = folder();
+    let store = Faulty::open(dir.path()).await;
+    let over = keys(100);
+    let group = lives(&over, RETENTION_DEFAULT, &Clocks::default());
+    store.commit(group).await.expect("stored");
+    let (queue, _) = open(store.clone()).await;
+    let query = ListQuery::all(default_tenant());
+    store.fail_next_purge(StoreError::DiskFull);
+    let refused = queue.delete_many(query.clone(), 0, "").await;
+    assert!(
+        matches!(refused, Err(Error::Exhausted { .. })),
+        "{refused:?}"
+    );
+    let page = queue
+        .delete_many(query, 0, "")
+        .await
+        .expect("there is room");
+    assert_eq!((page.deleted, page.next_token), (100, None));
+    queue.close().await;
+}
+
 /// Goal: a purge of very many jobs leaves room for others, and takes nothing else. Method: submits one after
 /// the other while it runs; in the end exactly they are there.
 #[tokio::test]
@@ -381,8 +427,8 @@ async fn the_file_does_not_grow_over_rounds_of_jobs_that_come_and_go() {
             let some = left.len().min(32);
             let purged = store.purge(left[..some].to_vec()).await;
             let purged = purged.expect("it is done");
-            let later = |one: &&pacenote::store::Purged| **one != pacenote::store::Purged::Later;
-            left.drain(..purged.iter().filter(later).count());
+            let done = |one: &&Purged| **one != Purged::Later;
+            left.drain(..purged.iter().filter(done).count());
         }
     }
     let (first, last) = (pages[0], pages[4]);
