@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::job::JobState;
 use crate::job::limits::{READ_TIME_MAX, READ_WAIT_MAX};
 use crate::job::name::{JobId, Name};
 
@@ -104,8 +105,19 @@ pub enum Precondition {
     #[error("nobody asked the job to stop")]
     NotCancelling,
     /// The job can not, or not again, be retried.
-    #[error("only a job that failed, was cancelled or has expired can be retried, and only once")]
-    NotRetryable,
+    #[error("{}", not_retryable(*state, *retried_by))]
+    NotRetryable {
+        /// Where it is in its life.
+        state: JobState,
+        /// The job that was made of it, and has been removed since.
+        retried_by: Option<JobId>,
+    },
+    /// Only a job that is over can be removed.
+    #[error("the job is {}; only a job that is over can be removed", state.as_str())]
+    NotFinished {
+        /// Where it is in its life.
+        state: JobState,
+    },
     /// The cursor is ahead of the log.
     #[error("after_sequence is {after_sequence}; the job's last sequence is {last_sequence}")]
     SequenceAhead {
@@ -343,6 +355,16 @@ fn cut(mut text: String, bytes_max: usize) -> String {
         text.push('…');
     }
     text
+}
+
+fn not_retryable(state: JobState, retried_by: Option<JobId>) -> String {
+    match retried_by {
+        Some(id) => format!("the job was retried once, by job {id}, which has been removed since"),
+        None => format!(
+            "the job is {}; only one that failed, was cancelled or has expired can be retried",
+            state.as_str()
+        ),
+    }
 }
 
 /// The message of a refusal: it stands in a header of its own, beside the same in full.

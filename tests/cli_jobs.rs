@@ -464,6 +464,129 @@ async fn list_goes_through_pages_up_to_its_limit_and_names_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn list_goes_on_over_empty_pages_and_sends_every_filter() {
+    let fake = Fake::start(Answers {
+        list: Box::new(|_, before| {
+            Ok(pb::ListResponse {
+                jobs: vec![job(State::Failed, 6); usize::from(before == 3)],
+                next_page_token: if before < 3 { "t" } else { "" }.to_owned(),
+            })
+        }),
+        ..Answers::default()
+    })
+    .await;
+    let batch = "0198c0de-0000-7000-8000-00000000000b";
+    let arguments = [
+        "list",
+        "--label",
+        "a=b=c",
+        "--label",
+        "d=",
+        "--batch",
+        batch,
+        "--reason",
+        "BAD",
+        "--stalled",
+        "--since",
+        "2026-11-21",
+        "--ended-before",
+        "2026-11-22T01:02:03Z",
+        "--created-after",
+        "1h",
+        "--created-before",
+        "2026-11-23 00:00:00",
+    ];
+    let assert = pacenote(&fake, &arguments).await.code(0);
+    assert_eq!(stdout(&assert).lines().count(), 1);
+    let asked = fake.asked(|asked| asked.list.clone());
+    assert_eq!(asked.len(), 4);
+    let first = &asked[0];
+    assert_eq!(
+        (first.labels["a"].as_str(), first.labels["d"].as_str()),
+        ("b=c", "")
+    );
+    assert_eq!((first.batch_id.as_str(), first.stalled_only), (batch, true));
+    assert_eq!(first.reasons, ["BAD"]);
+    let seconds = |time: &Option<prost_types::Timestamp>| time.expect("given").seconds;
+    assert_eq!(seconds(&first.ended_after), 1_795_219_200);
+    assert_eq!(seconds(&first.ended_before), 1_795_309_323);
+    assert_eq!(seconds(&first.created_before), 1_795_392_000);
+    assert!(seconds(&first.created_after) > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retry_prints_the_ids_of_the_new_jobs_page_by_page() {
+    let fake = Fake::start(Answers {
+        retry: Box::new(|_, _| {
+            Ok(pb::RetryResponse {
+                job: Some(job(State::Queued, 1)),
+                deduplicated: false,
+            })
+        }),
+        retry_many: Box::new(|_, before| {
+            let retried = pb::retry_many_response::Retried {
+                job_id: "old".to_owned(),
+                new_job_id: format!("new{before}"),
+            };
+            Ok(pb::RetryManyResponse {
+                retried: vec![retried; usize::from(before != 1)],
+                skipped: Vec::new(),
+                next_page_token: if before < 2 { "t" } else { "" }.to_owned(),
+            })
+        }),
+        ..Answers::default()
+    })
+    .await;
+    let assert = pacenote(&fake, &["retry", "a", "b"]).await.code(0);
+    assert_eq!(stdout(&assert), format!("{JOB_ID}\n{JOB_ID}\n"));
+    let asked = fake.asked(|asked| asked.retry.clone());
+    assert_eq!(
+        (asked[0].job_id.as_str(), asked[1].job_id.as_str()),
+        ("a", "b")
+    );
+    let by_filter = ["retry", "--failed", "--type", "pages", "--since", "1d"];
+    let assert = pacenote(&fake, &by_filter).await.code(0);
+    assert_eq!(stdout(&assert), "new0\nnew2\n");
+    let asked = fake.asked(|asked| asked.retry_many.clone());
+    assert_eq!((asked.len(), asked[1].page_token.as_str()), (3, "t"));
+    assert_eq!(asked[2].types, ["pages"]);
+    assert!(asked[2].ended_after.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delete_counts_what_is_gone_and_wants_to_be_told_which() {
+    let fake = Fake::start(Answers {
+        delete: Box::new(|_, _| Ok(pb::DeleteResponse {})),
+        delete_many: Box::new(|_, before| {
+            Ok(pb::DeleteManyResponse {
+                deleted_count: 2,
+                next_page_token: if before == 0 { "t" } else { "" }.to_owned(),
+            })
+        }),
+        ..Answers::default()
+    })
+    .await;
+    let assert = pacenote(&fake, &["delete", "a", "b", "c"]).await.code(0);
+    assert_eq!(stdout(&assert), "3 deleted\n");
+    let assert = pacenote(&fake, &["delete", "--all", "--json"])
+        .await
+        .code(0);
+    assert_eq!(stdout(&assert), "{\"deletedCount\":4}\n");
+    assert!(fake.asked(|asked| asked.delete_many.iter().all(|request| request.all)));
+    for wrong in [
+        vec!["delete"],
+        vec!["retry"],
+        vec!["delete", "a", "--type", "pages"],
+        vec!["retry", "a", "--failed"],
+        vec!["delete", "--all", "--state", "failed"],
+        vec!["delete", "--since", "yesterday"],
+    ] {
+        pacenote(&fake, &wrong).await.code(2);
+    }
+    assert_eq!(fake.asked(|asked| asked.delete.len()), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn events_reads_every_page_to_the_end_of_the_log() {
     let fake = Fake::start(Answers {
         list_events: Box::new(|request, _| {

@@ -69,6 +69,9 @@ create index jobs_in_place on jobs (tenant, job_type, unique_key, id)
     where unique_key is not null and ended_at_us is null;
 -- Serves looking at a batch.
 create index jobs_batch on jobs (tenant, batch_id, id) where batch_id is not null;
+-- Serves looking at what went wrong among however many jobs: only those that do are written here.
+create index jobs_retryable on jobs (tenant, state, id)
+    where state = 'failed' or state = 'cancelled' or state = 'expired';
 
 -- Input, result and checkpoint, beside the narrow row, so that claiming and finishing dirty few pages.
 create table payloads (
@@ -103,6 +106,13 @@ create unique index segments_of_job on segments (tenant, job_id, first_sequence)
 create table purged (
     tenant text primary key,
     position integer not null
+) strict, without rowid;
+
+-- Jobs that are gone and have left part of a long log: it goes in pieces, each a short transaction.
+create table log_rests (
+    tenant text not null,
+    job_id blob not null,
+    primary key (tenant, job_id)
 ) strict, without rowid;
 
 -- How many jobs there are, by lane and state: exact at every commit, so that nothing is ever counted. No

@@ -281,6 +281,78 @@ impl Client {
         answer.await?.job.ok_or_else(|| no_job("Cancel"))
     }
 
+    /// Makes a new job of one that failed, was cancelled or has expired; asking again answers the same.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with `JOB_NOT_FOUND` or `NOT_RETRYABLE`.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not take back what was sent: the job may be made. Ask again to hear of it.
+    pub async fn retry(&self, job_id: impl Into<String>) -> Result<pb::RetryResponse, ClientError> {
+        let request = pb::RetryRequest {
+            job_id: job_id.into(),
+        };
+        self.read(request, |mut service, request| async move {
+            service.retry(request).await
+        })
+        .await
+    }
+
+    /// Retries a page of the jobs that a filter finds. Where an answer was lost and the call sent again, the
+    /// jobs that it had retried are among those that were skipped.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with `INVALID_FIELD`.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not take back what was sent: some jobs may be retried.
+    pub async fn retry_many(
+        &self,
+        request: pb::RetryManyRequest,
+    ) -> Result<pb::RetryManyResponse, ClientError> {
+        self.read(request, |mut service, request| async move {
+            service.retry_many(request).await
+        })
+        .await
+    }
+
+    /// Removes a finished job with all that belongs to it. Sent once only: a second try would not find what
+    /// the first one had removed.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with `JOB_NOT_FOUND` or `NOT_FINISHED`.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not take back what was sent: the job may be removed.
+    pub async fn delete(&self, job_id: impl Into<String>) -> Result<(), ClientError> {
+        let request = pb::DeleteRequest {
+            job_id: job_id.into(),
+        };
+        let deadline = self.settings.call_deadline;
+        let answer = self.call(request, 1, deadline, |mut service, request| async move {
+            service.delete(request).await
+        });
+        answer.await.map(drop)
+    }
+
+    /// Removes a page of the finished jobs that a filter finds. Where an answer was lost and the call sent
+    /// again, what it had removed is not counted.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with `INVALID_FIELD`.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not take back what was sent: some jobs may be removed.
+    pub async fn delete_many(
+        &self,
+        request: pb::DeleteManyRequest,
+    ) -> Result<pb::DeleteManyResponse, ClientError> {
+        self.read(request, |mut service, request| async move {
+            service.delete_many(request).await
+        })
+        .await
+    }
+
     /// One page of a job's log.
     ///
     /// # Errors

@@ -33,7 +33,7 @@ use crate::job::{Job, JobSnapshot, Payloads};
 use crate::pb;
 use crate::pb::job_service_server::{JobService, JobServiceServer};
 use crate::pb::queue_service_server::QueueServiceServer;
-use crate::queue::{JobQueue, Watch, WatchContent, WatchMessage};
+use crate::queue::{JobQueue, RetriedPage, Skipped, Watch, WatchContent, WatchMessage};
 use crate::store::View;
 use crate::wire;
 
@@ -246,6 +246,69 @@ impl JobService for Jobs {
         }))
     }
 
+    async fn retry(
+        &self,
+        request: Request<pb::RetryRequest>,
+    ) -> Result<Response<pb::RetryResponse>, Status> {
+        let request = opened(request)?;
+        let mut violations = Violations::default();
+        let key = requests::job_key(&request.job_id, &mut violations);
+        let key = checked(key, violations)?;
+        let (job, deduplicated) = self.queue.retry(&key).await.map_err(status)?;
+        Ok(Response::new(pb::RetryResponse {
+            job: Some(basic(job)),
+            deduplicated,
+        }))
+    }
+
+    async fn retry_many(
+        &self,
+        request: Request<pb::RetryManyRequest>,
+    ) -> Result<Response<pb::RetryManyResponse>, Status> {
+        let request = opened(request)?;
+        let mut violations = Violations::default();
+        let query = requests::retry_query(&request, &mut violations);
+        let (size, token) = (request.page_size, &request.page_token);
+        self.queue.check_page(&query, size, token, &mut violations);
+        violations.into_result().map_err(status)?;
+        let page = self.queue.retry_many(query, size, token).await;
+        let page = page.map_err(status)?;
+        tracing::info!(retried = page.retried.len(), "jobs retried by a filter");
+        Ok(Response::new(to_retried(page)))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<pb::DeleteRequest>,
+    ) -> Result<Response<pb::DeleteResponse>, Status> {
+        let request = opened(request)?;
+        let mut violations = Violations::default();
+        let key = requests::job_key(&request.job_id, &mut violations);
+        let key = checked(key, violations)?;
+        self.queue.delete(&key).await.map_err(status)?;
+        tracing::info!(job = %key.id, "deleted");
+        Ok(Response::new(pb::DeleteResponse {}))
+    }
+
+    async fn delete_many(
+        &self,
+        request: Request<pb::DeleteManyRequest>,
+    ) -> Result<Response<pb::DeleteManyResponse>, Status> {
+        let request = opened(request)?;
+        let mut violations = Violations::default();
+        let query = requests::delete_query(&request, &mut violations);
+        let (size, token) = (request.page_size, &request.page_token);
+        self.queue.check_page(&query, size, token, &mut violations);
+        violations.into_result().map_err(status)?;
+        let page = self.queue.delete_many(query, size, token).await;
+        let page = page.map_err(status)?;
+        tracing::info!(deleted = page.deleted, "jobs deleted by a filter");
+        Ok(Response::new(pb::DeleteManyResponse {
+            deleted_count: i32::try_from(page.deleted).unwrap_or(i32::MAX),
+            next_page_token: page.next_token.unwrap_or_default(),
+        }))
+    }
+
     type WatchJobStream = Messages<pb::WatchJobResponse>;
 
     async fn watch_job(
@@ -372,6 +435,27 @@ fn to_message(job_id: String, message: WatchMessage) -> pb::WatchJobResponse {
     pb::WatchJobResponse {
         through_sequence: message.through_sequence,
         content: Some(content),
+    }
+}
+
+fn to_retried(page: RetriedPage) -> pb::RetryManyResponse {
+    use pb::retry_many_response::{Retried, Skipped as Passed};
+    let retried = page.retried.into_iter().map(|(old, new)| Retried {
+        job_id: old.to_string(),
+        new_job_id: new.to_string(),
+    });
+    let skipped = page.skipped.into_iter().map(|(id, why)| Passed {
+        job_id: id.to_string(),
+        reason: match why {
+            Skipped::RetriedBefore => "NOT_RETRYABLE",
+            Skipped::Gone => "JOB_NOT_FOUND",
+        }
+        .to_owned(),
+    });
+    pb::RetryManyResponse {
+        retried: retried.collect(),
+        skipped: skipped.collect(),
+        next_page_token: page.next_token.unwrap_or_default(),
     }
 }
 

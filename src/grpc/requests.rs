@@ -155,30 +155,6 @@ pub(super) fn jobs_watch_options(
     }
 }
 
-fn labels(
-    given: &HashMap<String, String>,
-    violations: &mut Violations,
-) -> BTreeMap<String, String> {
-    if given.len() > LABELS_MAX {
-        let len = given.len();
-        let problem = format!("has {len} entries; at most {LABELS_MAX} are accepted");
-        violations.add("labels", problem);
-    }
-    let labels: BTreeMap<String, String> = given.clone().into_iter().collect();
-    for (name, value) in labels.iter().take(LABELS_MAX) {
-        let field = format!("labels[{name:?}]");
-        if let Err(problem) = Name::new(name) {
-            violations.add(field.clone(), format!("has a key that {problem}"));
-        }
-        if value.len() > LABEL_VALUE_BYTES_MAX {
-            let len = value.len();
-            let problem = format!("is {len} bytes; at most {LABEL_VALUE_BYTES_MAX} are accepted");
-            violations.add(field, problem);
-        }
-    }
-    labels
-}
-
 fn batch_id(given: &str, violations: &mut Violations) -> Option<BatchId> {
     if given.is_empty() {
         return None;
@@ -212,19 +188,146 @@ pub(super) fn event_query(
     }
 }
 
+/// What the requests that find jobs have in common, under the names of their fields.
+pub(super) struct Filter<'a> {
+    states: &'a [i32],
+    types: &'a [String],
+    queues: &'a [String],
+    labels: &'a HashMap<String, String>,
+    batch_id: &'a str,
+    idempotency_key: &'a str,
+    reasons: &'a [String],
+    created_after: Option<prost_types::Timestamp>,
+    created_before: Option<prost_types::Timestamp>,
+    ended_after: Option<prost_types::Timestamp>,
+    ended_before: Option<prost_types::Timestamp>,
+}
+
+macro_rules! filter_of {
+    ($request:ty) => {
+        impl<'a> From<&'a $request> for Filter<'a> {
+            fn from(request: &'a $request) -> Self {
+                Self {
+                    states: &request.states,
+                    types: &request.types,
+                    queues: &request.queues,
+                    labels: &request.labels,
+                    batch_id: &request.batch_id,
+                    idempotency_key: &request.idempotency_key,
+                    reasons: &request.reasons,
+                    created_after: request.created_after,
+                    created_before: request.created_before,
+                    ended_after: request.ended_after,
+                    ended_before: request.ended_before,
+                }
+            }
+        }
+    };
+}
+
+filter_of!(pb::ListRequest);
+filter_of!(pb::RetryManyRequest);
+filter_of!(pb::DeleteManyRequest);
+
 /// Which jobs. Which page of them is checked by the queue, which made the token.
 pub(super) fn list_query(request: &pb::ListRequest, violations: &mut Violations) -> ListQuery {
-    check_list("states", request.states.len(), violations);
-    let key = &request.idempotency_key;
+    let mut query = query(request.into(), |_| true, "a job", violations);
+    // All of them is no filter at all.
+    if query.states.len() == JobState::ALL.len() {
+        query.states.clear();
+    }
+    query.stalled_only = request.stalled_only;
+    query
+}
+
+/// Which jobs are to be retried.
+pub(super) fn retry_query(
+    request: &pb::RetryManyRequest,
+    violations: &mut Violations,
+) -> ListQuery {
+    let wanted = "a job that can be retried";
+    let mut query = query(request.into(), JobState::is_retryable, wanted, violations);
+    if query.states.is_empty() {
+        query.states.push(JobState::Failed);
+    }
+    query
+}
+
+/// Which jobs are to be removed.
+pub(super) fn delete_query(
+    request: &pb::DeleteManyRequest,
+    violations: &mut Violations,
+) -> ListQuery {
+    let wanted = "a job that is over";
+    let mut query = query(request.into(), JobState::is_terminal, wanted, violations);
+    let is_bound = query != ListQuery::all(query.tenant.clone()) || !request.states.is_empty();
+    if request.all && is_bound {
+        violations.add("all", "is set beside a filter; leave one of them out");
+    }
+    if !request.all && !is_bound && violations.is_empty() {
+        violations.add("all", "is required where no filter is given");
+    }
+    if query.states.is_empty() {
+        let over = JobState::ALL
+            .into_iter()
+            .filter(|state| state.is_terminal());
+        query.states.extend(over);
+    }
+    query
+}
+
+/// The jobs that a filter finds, in states of which it has only those that are `wanted`.
+fn query(
+    filter: Filter<'_>,
+    is_wanted: fn(JobState) -> bool,
+    wanted: &str,
+    violations: &mut Violations,
+) -> ListQuery {
+    let key = filter.idempotency_key;
     if key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
         let len = key.len();
         let problem = format!("is {len} bytes; at most {IDEMPOTENCY_KEY_BYTES_MAX} are accepted");
         violations.add("idempotency_key", problem);
     }
+    let batch_id = (!filter.batch_id.is_empty())
+        .then(|| violations.check("batch_id", BatchId::parse(filter.batch_id)));
+    let mut time = |field: &str, at: Option<prost_types::Timestamp>| {
+        at.and_then(|at| violations.check(field, wire::from_timestamp(at)))
+    };
+    ListQuery {
+        created_after: time("created_after", filter.created_after),
+        created_before: time("created_before", filter.created_before),
+        ended_after: time("ended_after", filter.ended_after),
+        ended_before: time("ended_before", filter.ended_before),
+        states: states(filter.states, is_wanted, wanted, violations),
+        types: names("types", filter.types, violations),
+        queues: names("queues", filter.queues, violations),
+        labels: labels(filter.labels, violations),
+        batch_id: batch_id.flatten(),
+        idempotency_key: (!key.is_empty()).then(|| key.to_owned()),
+        reasons: reasons(filter.reasons, violations),
+        ..ListQuery::all(default_tenant())
+    }
+}
+
+fn states(
+    given: &[i32],
+    is_wanted: fn(JobState) -> bool,
+    wanted: &str,
+    violations: &mut Violations,
+) -> Vec<JobState> {
+    check_list("states", given.len(), violations);
     let mut states = Vec::new();
-    for (index, state) in request.states.iter().enumerate().take(LIST_MAX) {
+    for (index, state) in given.iter().enumerate().take(LIST_MAX) {
         match wire::from_state(*state) {
-            Some(state) => states.push(state),
+            Some(state) if is_wanted(state) => states.push(state),
+            Some(state) => violations.add(
+                format!("states[{index}]"),
+                format!(
+                    "is {}, which is no state of {wanted}",
+                    wire::to_state(state).as_str_name()
+                ),
+            ),
             None => violations.add(
                 format!("states[{index}]"),
                 format!("is {state}, which is no state of a job"),
@@ -233,26 +336,40 @@ pub(super) fn list_query(request: &pb::ListRequest, violations: &mut Violations)
     }
     states.sort();
     states.dedup();
-    // All of them is no filter at all.
-    if states.len() == JobState::ALL.len() {
-        states.clear();
+    states
+}
+
+/// Labels that a job has to have: as those of a submit.
+fn labels(
+    given: &HashMap<String, String>,
+    violations: &mut Violations,
+) -> BTreeMap<String, String> {
+    if given.len() > LABELS_MAX {
+        let len = given.len();
+        let problem = format!("has {len} entries; at most {LABELS_MAX} are accepted");
+        violations.add("labels", problem);
     }
-    let mut time = |field: &str, at: Option<prost_types::Timestamp>| {
-        at.and_then(|at| violations.check(field, wire::from_timestamp(at)))
-    };
-    let created_after = time("created_after", request.created_after);
-    let created_before = time("created_before", request.created_before);
-    ListQuery {
-        tenant: default_tenant(),
-        states,
-        types: names("types", &request.types, violations),
-        queues: names("queues", &request.queues, violations),
-        idempotency_key: (!key.is_empty()).then(|| key.clone()),
-        created_after,
-        created_before,
-        before_id: None,
-        limit: 0,
+    let labels: BTreeMap<String, String> = given.clone().into_iter().collect();
+    for (name, value) in labels.iter().take(LABELS_MAX + 1) {
+        let field = format!("labels[{name:?}]");
+        if let Err(problem) = Name::new(name) {
+            violations.add(field.clone(), format!("has a key that {problem}"));
+        }
+        if value.len() > LABEL_VALUE_BYTES_MAX {
+            let len = value.len();
+            let problem = format!("is {len} bytes; at most {LABEL_VALUE_BYTES_MAX} are accepted");
+            violations.add(field, problem);
+        }
     }
+    labels
+}
+
+fn reasons(given: &[String], violations: &mut Violations) -> Vec<String> {
+    check_list("reasons", given.len(), violations);
+    for (index, reason) in given.iter().enumerate().take(LIST_MAX) {
+        check_string(&format!("reasons[{index}]"), reason, violations);
+    }
+    given.to_vec()
 }
 
 fn names(field: &str, names: &[String], violations: &mut Violations) -> Vec<Name> {

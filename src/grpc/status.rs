@@ -7,6 +7,8 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use crate::error::{Error, Limit, Precondition, Unavailable, Violation};
+use crate::job::JobState;
+use crate::wire;
 
 /// Stands in every `ErrorInfo`.
 pub const DOMAIN: &str = "pacenote.dev";
@@ -54,9 +56,7 @@ pub(super) fn status(error: Error) -> Status {
             (Code::AlreadyExists, reason)
         }
         Error::Precondition(precondition) => {
-            if let Precondition::SequenceAhead { last_sequence, .. } = precondition {
-                metadata.insert("last_sequence".to_owned(), last_sequence.to_string());
-            }
+            metadata = precondition_metadata(&precondition);
             (Code::FailedPrecondition, precondition_reason(&precondition))
         }
         Error::Exhausted { limit, retry_after } => {
@@ -106,11 +106,32 @@ fn to_field_violations(violations: Vec<Violation>) -> Vec<FieldViolation> {
     violations.collect()
 }
 
+/// What a program needs to go on.
+fn precondition_metadata(precondition: &Precondition) -> HashMap<String, String> {
+    let entry = |name: &str, value: String| (name.to_owned(), value);
+    let state = |state: JobState| entry("state", wire::to_state(state).as_str_name().to_owned());
+    match precondition {
+        Precondition::StaleLease | Precondition::NotCancelling => HashMap::new(),
+        Precondition::NotRetryable {
+            state: now,
+            retried_by,
+        } => {
+            let retried_by = retried_by.map(|id| entry("retried_by_job_id", id.to_string()));
+            [state(*now)].into_iter().chain(retried_by).collect()
+        }
+        Precondition::NotFinished { state: now } => [state(*now)].into(),
+        Precondition::SequenceAhead { last_sequence, .. } => {
+            [entry("last_sequence", last_sequence.to_string())].into()
+        }
+    }
+}
+
 fn precondition_reason(precondition: &Precondition) -> &'static str {
     match precondition {
         Precondition::StaleLease => "STALE_LEASE",
         Precondition::NotCancelling => "NOT_CANCELLING",
-        Precondition::NotRetryable => "NOT_RETRYABLE",
+        Precondition::NotRetryable { .. } => "NOT_RETRYABLE",
+        Precondition::NotFinished { .. } => "NOT_FINISHED",
         Precondition::SequenceAhead { .. } => "SEQUENCE_AHEAD",
     }
 }

@@ -98,9 +98,7 @@ impl Job {
                 self.move_to(&mut applied, JobState::Queued, "", now);
             }
             Change::Retried { by } => {
-                if !self.can_be_retried() {
-                    return Err(Refusal::NotRetryable);
-                }
+                self.check_retry()?;
                 self.0.detail.retried_by = Some(by);
             }
         }

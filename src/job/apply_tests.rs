@@ -181,7 +181,10 @@ fn letter(event: &Event) -> char {
 /// What came of a change, as a cell.
 fn cell(before: &Job, after: &Job, result: &Result<Applied, Refusal>) -> String {
     match result {
-        Err(refusal) => format!("!{refusal:?}"),
+        Err(refusal) => {
+            let refusal = format!("{refusal:?}");
+            format!("!{}", refusal.split(' ').next().unwrap_or_default())
+        }
         Ok(_) if before == after => "=".to_owned(),
         Ok(applied) => format!(
             "{}:{}:{}",

@@ -18,6 +18,8 @@ pub const PAGE_BYTES_MAX: usize = 3 * 1024 * 1024;
 pub const PAGE_SIZE_DEFAULT: usize = 50;
 /// Most entries of a page.
 pub const PAGE_SIZE_MAX: usize = 1_000;
+/// Jobs that are looked at for one page, whether they are shown or not. Chosen: some ten milliseconds.
+pub const LIST_ROWS_MAX: usize = 10_000;
 /// Longest that a statement reads in the store: the write-ahead log behind it grows meanwhile. Chosen: a
 /// page by its index takes milliseconds, and what a fast disk writes in a second has room in a log.
 pub const READ_TIME_MAX: Duration = Duration::from_secs(1);

@@ -261,6 +261,11 @@ impl JobState {
         }
     }
 
+    /// Over without a result: a new job can be made of it.
+    pub fn is_retryable(self) -> bool {
+        matches!(self, Self::Failed | Self::Cancelled | Self::Expired)
+    }
+
     /// An attempt lives.
     pub fn is_leased(self) -> bool {
         matches!(self, Self::Running | Self::Cancelling)
@@ -532,7 +537,12 @@ pub enum Refusal {
     /// Only a waiting job goes with what waits in its queue.
     NotWaiting,
     /// Only a job that failed, was cancelled or has expired can be retried, and only once.
-    NotRetryable,
+    NotRetryable {
+        /// Where it is in its life.
+        state: JobState,
+        /// The job that was made of it.
+        retried_by: Option<JobId>,
+    },
 }
 
 impl Deref for Job {
@@ -618,8 +628,16 @@ impl Job {
     }
 
     /// Whether a new job can be made of it.
-    pub fn can_be_retried(&self) -> bool {
-        use JobState::{Cancelled, Expired, Failed};
-        matches!(self.state, Failed | Cancelled | Expired) && self.detail.retried_by.is_none()
+    ///
+    /// # Errors
+    /// [`Refusal::NotRetryable`].
+    pub fn check_retry(&self) -> Result<(), Refusal> {
+        if self.state.is_retryable() && self.detail.retried_by.is_none() {
+            return Ok(());
+        }
+        Err(Refusal::NotRetryable {
+            state: self.state,
+            retried_by: self.detail.retried_by,
+        })
     }
 }

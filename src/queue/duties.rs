@@ -1,10 +1,8 @@
 //! What the server itself asks of a queue: a pool that takes part, jobs that become due or expire, leases
-//! that ended, attempts that are silent, what is over and goes.
+//! that ended, attempts that are silent.
 
 use std::sync::Arc;
 use std::time::Duration;
-
-use tokio::sync::oneshot;
 
 use crate::error::Error;
 use crate::job::Change;
@@ -12,7 +10,7 @@ use crate::job::name::{JobKey, Name};
 use crate::job::time::Timestamp;
 use crate::queue::writer::{Answer, Begin, Pool, Request};
 use crate::queue::{JobQueue, Places};
-use crate::store::{AttemptTimer, Entry, Purge, Purged, Reply, StoreError, Timer};
+use crate::store::{AttemptTimer, Entry, Reply, StoreError, Timer};
 
 /// Jobs that are changed in one go because their time has come.
 const SWEEP_MAX: usize = 256;
@@ -211,19 +209,6 @@ impl JobQueue {
             self.change(entries, 0).await?;
         }
         Ok(swept)
-    }
-
-    /// Removes finished jobs, or the front of their logs, and says so to whoever watches them.
-    ///
-    /// # Errors
-    /// [`Error::Exhausted`], [`Error::Unavailable`].
-    ///
-    /// # Cancel safety
-    /// Once it has begun, it happens although nobody hears of it.
-    pub async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, Error> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Request::Purge { purge, reply }).await?;
-        answer.await.map_err(|_| Error::outcome_unknown())?
     }
 
     /// Housekeeping for a quiet moment.

@@ -9,14 +9,18 @@ mod attempts;
 mod clear;
 mod duties;
 mod estimate;
+mod forget;
 mod lease;
+mod many;
 mod overview;
 mod page;
 mod places;
 mod progress;
+mod purges;
 mod quota;
 mod rates;
 mod read;
+mod retry;
 mod schedule;
 mod settings;
 mod submission;
@@ -35,7 +39,9 @@ use tokio_util::sync::CancellationToken;
 pub use attempts::{StopCause, StopSignal};
 pub use clear::{Cleared, Waiting};
 pub use estimate::Place;
+pub use forget::Retired;
 pub use lease::Lease;
+pub use many::{DeletedPage, RetriedPage, Skipped};
 pub use overview::{Depths, LimitSources, QueueList, QueueStatus, Source, Status, TypeStatus};
 pub use places::Places;
 pub use rates::LastMinute;
@@ -53,12 +59,13 @@ pub use writer::{Begin, Handed};
 use crate::error::{Error, Precondition};
 use crate::events::Hub;
 use crate::job::limits::{LOG_BYTES_DEFAULT, STRING_BYTES_MAX, WAITING_DEFAULT, WATCHERS_DEFAULT};
-use crate::job::name::{JobId, JobKey, Name};
+use crate::job::name::{JobKey, Name};
 use crate::job::queue::GivenLimits;
 use crate::job::time::{Clock, Timestamp};
 use crate::job::{CancelCause, Change, Job, Refusal};
 use crate::queue::alarm::Alarm;
 use crate::queue::attempts::Attempts;
+use crate::queue::forget::Retention;
 use crate::queue::quota::Quota;
 use crate::queue::rates::Rates;
 use crate::queue::schedule::Schedule;
@@ -126,6 +133,7 @@ pub(crate) struct Shared {
     due_changed: Notify,
     /// The next deadline of a job that waits.
     deadlines: Alarm,
+    retention: Retention,
     draining: CancellationToken,
     failed: CancellationToken,
     failure: OnceLock<StoreError>,
@@ -199,6 +207,7 @@ impl JobQueue {
             rates: Mutex::default(),
             due_changed: Notify::new(),
             deadlines: Alarm::default(),
+            retention: Retention::default(),
             draining: CancellationToken::new(),
             failed: CancellationToken::new(),
             failure: OnceLock::new(),
@@ -278,6 +287,11 @@ impl JobQueue {
         self.shared.clock.steady()
     }
 
+    /// The wall clock's time.
+    pub fn now(&self) -> Timestamp {
+        self.shared.clock.now()
+    }
+
     /// How long it is until a point in time, by the wall clock.
     pub fn until(&self, at: Timestamp) -> Duration {
         at.since(self.shared.clock.now())
@@ -328,7 +342,9 @@ impl JobQueue {
             Answer::Stored(Reply::Refused(refusal)) => Err(match refusal {
                 Refusal::StaleLease => Error::Precondition(Precondition::StaleLease),
                 Refusal::NotCancelling => Error::Precondition(Precondition::NotCancelling),
-                Refusal::NotRetryable => Error::Precondition(Precondition::NotRetryable),
+                Refusal::NotRetryable { state, retried_by } => {
+                    Error::Precondition(Precondition::NotRetryable { state, retried_by })
+                }
                 Refusal::NotQueued
                 | Refusal::NotDue
                 | Refusal::NotBlocked

@@ -43,6 +43,7 @@ fn tag(secret: &[u8; 32], query: &ListQuery, id: JobId) -> Hmac<Sha256> {
     let filter = ListQuery {
         before_id: Some(id),
         limit: 0,
+        rows: 0,
         ..query.clone()
     };
     mac.update(format!("page {filter:?}").as_bytes());
@@ -83,17 +84,7 @@ mod tests {
     use crate::job::JobState;
 
     fn query(tenant: &'static str) -> ListQuery {
-        ListQuery {
-            tenant: Name::of(tenant),
-            states: vec![],
-            types: vec![],
-            queues: vec![],
-            idempotency_key: None,
-            created_after: None,
-            created_before: None,
-            before_id: None,
-            limit: 50,
-        }
+        ListQuery::all(Name::of(tenant))
     }
 
     #[test]

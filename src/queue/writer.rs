@@ -23,6 +23,7 @@ use crate::queue::Shared;
 use crate::queue::attempts::StopSignal;
 use crate::queue::places::Places;
 use crate::queue::progress::{Addressed, ProgressGate};
+use crate::queue::purges::{PurgeLine, PurgedTo};
 use crate::queue::quota::Quota;
 use crate::queue::schedule::{Offer, Schedule};
 use crate::queue::settings::{Next, SettingChange};
@@ -94,6 +95,7 @@ pub(super) struct Writer {
     /// Jobs of a queue that may run at once with one concurrency key.
     key_limits: Arc<BTreeMap<Name, usize>>,
     gate: ProgressGate,
+    purges: PurgeLine,
     /// When there may be more to claim although nobody knocks: at once after a commit that let jobs
     /// wait, claimed some, or had no use for a place; a moment later after one that failed.
     look_again_at: Option<Timestamp>,
@@ -107,13 +109,11 @@ struct Batch {
     replies: Vec<(std::ops::Range<usize>, ReplyTo)>,
     bytes: usize,
     shares: Vec<OwnedSemaphorePermit>,
-    purges: Vec<(Vec<Purge>, PurgedTo)>,
     settings: Vec<(SettingChange, SetTo)>,
 }
 
 type ReplyTo = oneshot::Sender<Result<Vec<Answer>, Error>>;
 type SetTo = oneshot::Sender<Result<(), Error>>;
-type PurgedTo = oneshot::Sender<Result<Vec<Purged>, Error>>;
 
 /// Says that the writer has ended; and where that was a panic, that the store has failed: nobody else
 /// could, and everyone would wait for ever.
@@ -145,6 +145,7 @@ impl Writer {
             schedule,
             quota,
             gate: ProgressGate::default(),
+            purges: PurgeLine::default(),
             look_again_at: Some(Timestamp::default()),
         }
     }
@@ -170,11 +171,16 @@ impl Writer {
 
     /// Works until it is told to stop, or the store has failed.
     async fn run(mut self) {
-        while let Some(batch) = self.next_batch().await {
-            let written = match self.shared.failure.get() {
+        loop {
+            let batch = self.next_batch().await;
+            if batch.is_none() && self.purges.is_empty() {
+                return;
+            }
+            let written = match (self.shared.failure.get(), batch) {
                 // Found by whoever tidied up: nothing is written behind it.
-                Some(error) => Err(error.clone()),
-                None => self.write(batch).await,
+                (Some(error), _) => Err(error.clone()),
+                (None, Some(batch)) => self.write(batch).await,
+                (None, None) => self.purge().await,
             };
             if let Err(error) = written {
                 self.fail(&error).await;
@@ -183,13 +189,16 @@ impl Writer {
         }
     }
 
-    /// Waits for the first request, or for held progress to be due, and takes what else is there.
+    /// Waits for the first request, or for held progress to be due, or for nothing where there is something
+    /// to remove, and takes what else is there. `None` once there will be no more.
     async fn next_batch(&mut self) -> Option<Batch> {
         let mut batch = Batch::default();
+        let at_once = (!self.purges.is_empty()).then(Timestamp::default);
         let due_at = [
             self.gate.next_due(),
             self.look_again_at,
             self.schedule.next_start(),
+            at_once,
         ];
         let first = match due_at.into_iter().flatten().min() {
             None => Some(self.requests.recv().await?),
@@ -236,7 +245,7 @@ impl Writer {
                 batch.shares.extend(share);
                 batch.replies.push((first..batch.slots, reply));
             }
-            Request::Purge { purge, reply } => batch.purges.push((purge, reply)),
+            Request::Purge { purge, reply } => self.purges.push(purge, reply),
             Request::Set { change, reply } => batch.settings.push((change, reply)),
             Request::Wake => {}
             Request::Stop => self.requests.close(),
@@ -244,7 +253,6 @@ impl Writer {
     }
 
     async fn write(&mut self, mut batch: Batch) -> Result<(), StoreError> {
-        let purges = std::mem::take(&mut batch.purges);
         let settings = std::mem::take(&mut batch.settings);
         let pool = self.shared.pool();
         let now = self.shared.clock.steady();
@@ -259,13 +267,10 @@ impl Writer {
             // Everything in it is held back, or it was only a knock.
             answer(batch.replies, &mut vec![Answer::Held; batch.slots], None);
         }
-        for (purge, reply) in purges {
-            self.purge(purge, reply).await?;
-        }
         for (change, reply) in settings {
             self.set(change, reply).await?;
         }
-        Ok(())
+        self.purge().await
     }
 
     async fn commit(
@@ -398,6 +403,9 @@ impl Writer {
             if let Some(deadline) = job.deadline_at {
                 self.shared.deadlines.hear(deadline);
             }
+            if let Some(purge_at) = job.purge_at {
+                self.shared.retention.ended(purge_at);
+            }
             let segment = &published.segment;
             let news = || {
                 let (job, segment) = (Arc::clone(job), Arc::clone(segment));
@@ -464,23 +472,30 @@ impl Writer {
         self.look_again_at = Some(Timestamp::default());
     }
 
-    async fn purge(&mut self, purge: Vec<Purge>, reply: PurgedTo) -> Result<(), StoreError> {
-        let result = self.shared.store.purge(purge).await;
-        if let Ok(purged) = &result {
-            for one in purged {
-                match one {
-                    Purged::Job(key) => self.shared.hub.publish_purge(key),
-                    Purged::Events(..) | Purged::Nothing => {}
+    /// Removes the next few of what is to be removed: no more than everybody else's changes can wait for.
+    async fn purge(&mut self) -> Result<(), StoreError> {
+        let next = self.purges.next();
+        if next.is_empty() {
+            return Ok(());
+        }
+        match self.shared.store.purge(next).await {
+            Ok(purged) => {
+                for one in &purged {
+                    if let Purged::Job(key) = one {
+                        self.shared.hub.publish_purge(key);
+                    }
+                }
+                self.purges.done(purged);
+                Ok(())
+            }
+            Err(error) => {
+                self.purges.failed(&error);
+                match error {
+                    StoreError::Failed(_) => Err(error),
+                    StoreError::DiskFull | StoreError::Busy | StoreError::Internal(_) => Ok(()),
                 }
             }
         }
-        let failed = match &result {
-            Err(error @ StoreError::Failed(_)) => Err(error.clone()),
-            Ok(_) | Err(_) => Ok(()),
-        };
-        // Whoever asked may be gone: fine.
-        let _ = reply.send(result.map_err(Error::from));
-        failed
     }
 
     /// Answers whoever still waits, after the store has failed, and only then says so: what serves them

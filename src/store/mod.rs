@@ -49,12 +49,12 @@ pub trait JobStore: Send + Sync + 'static {
     /// [`ReadError`].
     async fn ahead_of(&self, job: &Job) -> Result<Option<u64>, ReadError>;
 
-    /// A page of jobs, newest first, without payloads. May look at every job of the tenant, and is then
-    /// the one that ends with [`ReadError::TooLong`].
+    /// Part of a list of jobs, newest first, without payloads. Looks at no more jobs than the query says,
+    /// so that it may find few or none although there are more.
     ///
     /// # Errors
     /// [`ReadError`].
-    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Job>>, ReadError>;
+    async fn list(&self, query: &ListQuery) -> Result<Listed, ReadError>;
 
     /// Part of a job's log, and the job as it was when that part was read; `None` where there is no
     /// such job.
@@ -164,8 +164,9 @@ pub trait JobStore: Send + Sync + 'static {
     /// Not safe: await it to its end.
     async fn put_setting(&self, setting: Setting) -> Result<(), StoreError>;
 
-    /// Removes finished jobs, or the front of their logs. What is not finished is left alone. Answers
-    /// what was removed.
+    /// Removes finished jobs, or the front of their logs, in one transaction that is short however large
+    /// they are: what has no room in it is left for the next one. What is not finished is left alone.
+    /// Answers what became of each, in order. The first one is never left.
     ///
     /// # Errors
     /// As [`JobStore::commit`].
@@ -422,22 +423,82 @@ pub struct ListQuery {
     pub types: Vec<Name>,
     /// Empty: all.
     pub queues: Vec<Name>,
+    /// A job has all of them, with these values.
+    pub labels: BTreeMap<String, String>,
+    /// The batch that a job came in.
+    pub batch_id: Option<BatchId>,
     /// The job made with this key.
     pub idempotency_key: Option<String>,
+    /// Of the job's error. Empty: all.
+    pub reasons: Vec<String>,
+    /// Only those whose attempt is silent for longer than its stall time.
+    pub stalled_only: bool,
     /// Created at or after.
     pub created_after: Option<Timestamp>,
     /// Created before.
     pub created_before: Option<Timestamp>,
+    /// Ended at or after.
+    pub ended_after: Option<Timestamp>,
+    /// Ended before.
+    pub ended_before: Option<Timestamp>,
     /// Only jobs older than this one: where the page before ended.
     pub before_id: Option<JobId>,
-    /// How many.
+    /// How many to find, at most.
     pub limit: usize,
+    /// How many to look at, at most, whether they are found or not.
+    pub rows: usize,
 }
 
 impl ListQuery {
-    /// Whether a job of the tenant is one of those asked for, whatever the page.
+    /// Every job of a tenant.
+    pub fn all(tenant: Name) -> Self {
+        Self {
+            tenant,
+            states: Vec::new(),
+            types: Vec::new(),
+            queues: Vec::new(),
+            labels: BTreeMap::new(),
+            batch_id: None,
+            idempotency_key: None,
+            reasons: Vec::new(),
+            stalled_only: false,
+            created_after: None,
+            created_before: None,
+            ended_after: None,
+            ended_before: None,
+            before_id: None,
+            limit: usize::MAX,
+            rows: usize::MAX,
+        }
+    }
+
+    /// Whether a job of the tenant is one of those asked for.
     pub fn admits(&self, job: &Job) -> bool {
-        (self.states.is_empty() || self.states.contains(&job.state))
+        let has_label =
+            |(name, value): (&String, &String)| job.spec.labels.get(name) == Some(value);
+        let has_reason = || {
+            let error = job.detail.error.as_ref();
+            error.is_some_and(|error| self.reasons.contains(&error.reason))
+        };
+        let ended = |holds: &dyn Fn(Timestamp) -> bool| job.ended_at.is_some_and(holds);
+        self.labels.iter().all(has_label)
+            && self.batch_id.is_none_or(|id| job.spec.batch_id == Some(id))
+            && (self.reasons.is_empty() || has_reason())
+            && (!self.stalled_only || job.stalled_since.is_some())
+            && self
+                .ended_after
+                .is_none_or(|after| ended(&|at| at >= after))
+            && self
+                .ended_before
+                .is_none_or(|before| ended(&|at| at < before))
+            && self.admits_plainly(job)
+    }
+
+    /// What needs no more than a look at a column.
+    fn admits_plainly(&self, job: &Job) -> bool {
+        let key = &self.idempotency_key;
+        (key.is_none() || job.spec.idempotency_key == *key)
+            && (self.states.is_empty() || self.states.contains(&job.state))
             && (self.types.is_empty() || self.types.contains(&job.spec.job_type))
             && (self.queues.is_empty() || self.queues.contains(&job.spec.queue))
             && self
@@ -448,6 +509,15 @@ impl ListQuery {
                 .is_none_or(|before| job.created_at < before)
             && self.before_id.is_none_or(|id| job.key.id < id)
     }
+}
+
+/// Part of a list.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Listed {
+    /// Newest first.
+    pub jobs: Vec<Arc<Job>>,
+    /// Where to go on: every job down to this one was looked at. `None`: there are no more.
+    pub through: Option<JobId>,
 }
 
 /// Which part of a log.
@@ -634,8 +704,10 @@ pub enum Purge {
     /// A finished job, its log and its payloads.
     Job(JobKey),
     /// The front of a finished job's log: whole segments whose events are all up to this sequence, but
-    /// never its last event.
+    /// never its last event. Of a long one, as much as has room.
     Events(JobKey, i64),
+    /// What is left of the logs of jobs that are gone already, as much as has room.
+    Rest,
 }
 
 /// What was removed.
@@ -643,10 +715,14 @@ pub enum Purge {
 pub enum Purged {
     /// The whole job.
     Job(JobKey),
-    /// Its log now begins with this sequence.
+    /// Its log now begins with this sequence. There may be more to remove.
     Events(JobKey, i64),
-    /// Nothing: there is no such job, or it is not finished.
+    /// Part of what was left. There may be more.
+    Rest,
+    /// Nothing: there is no such job, or it is not finished; or nothing is left.
     Nothing,
+    /// Nothing yet: the transaction was full. Ask again.
+    Later,
 }
 
 /// Why a store could not do what it was asked to.

@@ -38,7 +38,8 @@ services=$(grpcurl -plaintext "$address" list)
 holds "list names the job service" "$services" "$jobs"
 holds "list names the health service" "$services" grpc.health.v1.Health
 methods=$(grpcurl -plaintext "$address" list $jobs)
-same "the job service has its calls" "BatchSubmit Cancel Get List ListEvents Run Submit Wait WatchJob WatchJobs" \
+same "the job service has its calls" \
+    "BatchSubmit Cancel Delete DeleteMany Get List ListEvents Retry RetryMany Run Submit Wait WatchJob WatchJobs" \
     "$(sort <<<"${methods//$jobs./}" | xargs)"
 described=$(grpcurl -plaintext "$address" describe $jobs)
 holds "describe shows the comments" "$described" "Stores the job and answers once it is on disk."
@@ -182,6 +183,33 @@ refused=$(refusal $jobs/BatchSubmit '{"requests":[{"type":"sleep"},{"type":"slep
 holds "a bad item is named" "$refused" "requests[1].type"
 holds "so is the next one" "$refused" "requests[2].priority"
 true_of "nothing of it was stored" '.[0].jobs | length == 8' "$(call $jobs/List '{}')"
+
+echo "dead letters: list, look, retry, delete"
+for seconds in 700 701 702; do
+    id=$(call $jobs/Submit "{\"type\":\"sleep\",\"labels\":{\"flow\":\"dead\"},\"input\":{\"json\":{\"seconds\":$seconds}}}" | jq -r .job.jobId)
+    call $jobs/Cancel "{\"job_id\":\"$id\"}" >/dev/null
+    call $jobs/Wait "{\"job_id\":\"$id\"}" >/dev/null
+done
+dead='"states":["STATE_CANCELLED"],"types":["sleep"],"labels":{"flow":"dead"},"ended_after":"2020-01-01T00:00:00Z"'
+listed=$(call $jobs/List "{$dead}")
+true_of "one filter finds them" '.[0].jobs | length == 3' "$listed"
+id=$(jq -r '.jobs[0].jobId' <<<"$listed")
+true_of "one of them shows its input" '.[0].job.input.json.seconds == 702' "$(call $jobs/Get "{\"job_id\":\"$id\"}")"
+retried=$(call $jobs/Retry "{\"job_id\":\"$id\"}")
+true_of "it is retried by hand" ".[0].job | .retryOfJobId == \"$id\" and .labels.flow == \"dead\"" "$retried"
+true_of "asking again answers the same" ".[0] | .deduplicated and .job.jobId == $(jq .job.jobId <<<"$retried")" \
+    "$(call $jobs/Retry "{\"job_id\":\"$id\"}")"
+many=$(call $jobs/RetryMany "{$dead}")
+true_of "the same filter retries the others, and says which was before" \
+    ".[0] | (.retried | length == 2) and .skipped == [{jobId: \"$id\", reason: \"NOT_RETRYABLE\"}] and (has(\"nextPageToken\") | not)" "$many"
+new=$(jq -r '.retried[0].newJobId' <<<"$many")
+holds "what is not over is not deleted" "$(refusal $jobs/Delete "{\"job_id\":\"$new\"}")" "Code: FailedPrecondition"
+holds "nor retried" "$(refusal $jobs/Retry "{\"job_id\":\"$new\"}")" "NOT_RETRYABLE"
+call $jobs/Delete "{\"job_id\":\"$id\"}" >/dev/null
+holds "what was deleted is gone" "$(refusal $jobs/Get "{\"job_id\":\"$id\"}")" "Code: NotFound"
+true_of "the same filter deletes the rest" '.[0].deletedCount == 2' "$(call $jobs/DeleteMany "{$dead}")"
+true_of "and finds nothing more" '.[0].jobs // [] | length == 0' "$(call $jobs/List "{$dead}")"
+holds "no filter deletes nothing" "$(refusal $jobs/DeleteMany '{}')" "Code: InvalidArgument"
 
 echo "drain"
 call grpc.health.v1.Health/Watch "{\"service\":\"$jobs\"}" -max-time 20 >health 2>/dev/null &

@@ -51,6 +51,10 @@ pub(crate) struct Answers {
     pub(crate) list: Unary<pb::ListRequest, pb::ListResponse>,
     pub(crate) wait: Unary<pb::WaitRequest, pb::WaitResponse>,
     pub(crate) cancel: Unary<pb::CancelRequest, pb::CancelResponse>,
+    pub(crate) retry: Unary<pb::RetryRequest, pb::RetryResponse>,
+    pub(crate) retry_many: Unary<pb::RetryManyRequest, pb::RetryManyResponse>,
+    pub(crate) delete: Unary<pb::DeleteRequest, pb::DeleteResponse>,
+    pub(crate) delete_many: Unary<pb::DeleteManyRequest, pb::DeleteManyResponse>,
     pub(crate) list_events: Unary<pb::ListEventsRequest, pb::ListEventsResponse>,
     pub(crate) watch: Script<pb::WatchJobRequest>,
     pub(crate) watch_jobs: Script<pb::WatchJobsRequest, pb::WatchJobsResponse>,
@@ -71,6 +75,10 @@ impl Default for Answers {
             list: Box::new(no),
             wait: Box::new(no),
             cancel: Box::new(no),
+            retry: Box::new(no),
+            retry_many: Box::new(no),
+            delete: Box::new(no),
+            delete_many: Box::new(no),
             list_events: Box::new(no),
             watch: Box::new(no),
             watch_jobs: Box::new(no),
@@ -89,6 +97,10 @@ pub(crate) struct Asked {
     pub(crate) list: Vec<pb::ListRequest>,
     pub(crate) wait: Vec<pb::WaitRequest>,
     pub(crate) cancel: Vec<pb::CancelRequest>,
+    pub(crate) retry: Vec<pb::RetryRequest>,
+    pub(crate) retry_many: Vec<pb::RetryManyRequest>,
+    pub(crate) delete: Vec<pb::DeleteRequest>,
+    pub(crate) delete_many: Vec<pb::DeleteManyRequest>,
     pub(crate) list_events: Vec<pb::ListEventsRequest>,
     pub(crate) watch: Vec<pb::WatchJobRequest>,
     pub(crate) watch_jobs: Vec<pb::WatchJobsRequest>,
@@ -285,6 +297,30 @@ impl JobService for Service {
         Ok(Response::new(play(steps, self)))
     }
 
+    async fn retry(
+        &self,
+        request: Request<pb::RetryRequest>,
+    ) -> Result<Response<pb::RetryResponse>, Status> {
+        unary!(self, retry, request)
+    }
+    async fn retry_many(
+        &self,
+        request: Request<pb::RetryManyRequest>,
+    ) -> Result<Response<pb::RetryManyResponse>, Status> {
+        unary!(self, retry_many, request)
+    }
+    async fn delete(
+        &self,
+        request: Request<pb::DeleteRequest>,
+    ) -> Result<Response<pb::DeleteResponse>, Status> {
+        unary!(self, delete, request)
+    }
+    async fn delete_many(
+        &self,
+        request: Request<pb::DeleteManyRequest>,
+    ) -> Result<Response<pb::DeleteManyResponse>, Status> {
+        unary!(self, delete_many, request)
+    }
     async fn list_events(
         &self,
         request: Request<pb::ListEventsRequest>,

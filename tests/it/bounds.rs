@@ -21,6 +21,10 @@ pub(crate) enum Call {
     Cancel(pb::CancelRequest),
     Watch(pb::WatchJobRequest),
     Events(pb::ListEventsRequest),
+    Retry(pb::RetryRequest),
+    RetryMany(pb::RetryManyRequest),
+    Delete(pb::DeleteRequest),
+    DeleteMany(pb::DeleteManyRequest),
 }
 
 impl Call {
@@ -36,6 +40,10 @@ impl Call {
             Self::Cancel(request) => client.cancel(request).await.map(drop),
             Self::Watch(request) => client.watch_job(request).await.map(drop),
             Self::Events(request) => client.list_events(request).await.map(drop),
+            Self::Retry(request) => client.retry(request).await.map(drop),
+            Self::RetryMany(request) => client.retry_many(request).await.map(drop),
+            Self::Delete(request) => client.delete(request).await.map(drop),
+            Self::DeleteMany(request) => client.delete_many(request).await.map(drop),
         }
     }
 }
@@ -266,6 +274,38 @@ fn others(job_id: &str) -> Vec<(Call, Option<&'static str>)> {
             Some("created_before"),
         ),
         (list(&|r| r.view = 3), Some("view")),
+        (list(&|r| r.labels = labels(64)), None),
+        (list(&|r| r.labels = labels(65)), Some("labels")),
+        (list(&|r| r.labels = label(&name(128), 255)), None),
+        (
+            list(&|r| r.labels = label("n", 256)),
+            Some(r#"labels["n"]"#),
+        ),
+        (
+            list(&|r| r.labels = label("a b", 0)),
+            Some(r#"labels["a b"]"#),
+        ),
+        (list(&|r| r.batch_id = job_id()), None),
+        (list(&|r| r.batch_id = "x".to_owned()), Some("batch_id")),
+        (list(&|r| r.reasons = vec![name(1_024); 100]), None),
+        (list(&|r| r.reasons = vec![name(1); 101]), Some("reasons")),
+        (
+            list(&|r| r.reasons = vec![String::new(), name(1_025)]),
+            Some("reasons[1]"),
+        ),
+        (
+            list(&|r| r.ended_after = time(253_402_300_799, 999_999_999)),
+            None,
+        ),
+        (
+            list(&|r| r.ended_after = time(253_402_300_800, 0)),
+            Some("ended_after"),
+        ),
+        (list(&|r| r.ended_before = time(-62_135_596_800, 0)), None),
+        (
+            list(&|r| r.ended_before = time(0, -1)),
+            Some("ended_before"),
+        ),
     ]);
 
     let watch = |change: &dyn Fn(&mut pb::WatchJobRequest)| {
@@ -330,6 +370,14 @@ fn others(job_id: &str) -> Vec<(Call, Option<&'static str>)> {
         ),
         (events(&|r| r.event_types = vec![0]), Some("event_types[0]")),
     ]);
+    calls.extend(of_many());
+    let retry = Call::Retry(pb::RetryRequest {
+        job_id: "x".to_owned(),
+    });
+    let delete = Call::Delete(pb::DeleteRequest {
+        job_id: "x".to_owned(),
+    });
+    calls.extend([(retry, Some("job_id")), (delete, Some("job_id"))]);
     calls
 }
 
@@ -346,6 +394,68 @@ pub(crate) async fn start(dir: &tempfile::TempDir) -> TestServer {
 /// Nothing of this type needs to run: one job in the test's hands, the others wait behind it.
 fn waits() -> pacenote::config::TypeSettings {
     crate::life::settings(|settings| settings.concurrency = Some(1))
+}
+
+/// What is their own of the calls that take the filter of a List.
+fn of_many() -> Vec<(Call, Option<&'static str>)> {
+    let retry = |change: &dyn Fn(&mut pb::RetryManyRequest)| {
+        let mut request = pb::RetryManyRequest {
+            types: vec!["nobody".to_owned()],
+            ..Default::default()
+        };
+        change(&mut request);
+        Call::RetryMany(request)
+    };
+    let delete = |change: &dyn Fn(&mut pb::DeleteManyRequest)| {
+        let mut request = pb::DeleteManyRequest {
+            types: vec!["nobody".to_owned()],
+            ..Default::default()
+        };
+        change(&mut request);
+        Call::DeleteMany(request)
+    };
+    // SCHEDULED is 1, RUNNING 4, SUCCEEDED 6, FAILED 7, CANCELLED 8, EXPIRED 9.
+    vec![
+        (retry(&|r| r.page_size = 1_000), None),
+        (retry(&|r| r.page_size = 1_001), Some("page_size")),
+        (retry(&|r| r.page_size = -1), Some("page_size")),
+        (
+            retry(&|r| r.page_token = "t".to_owned()),
+            Some("page_token"),
+        ),
+        (retry(&|r| r.states = vec![7, 8, 9]), None),
+        (retry(&|r| r.states = vec![7, 6]), Some("states[1]")),
+        (retry(&|r| r.states = vec![4]), Some("states[0]")),
+        (
+            retry(&|r| r.reasons = vec![name(1_025)]),
+            Some("reasons[0]"),
+        ),
+        (delete(&|r| r.page_size = 1_000), None),
+        (delete(&|r| r.page_size = 1_001), Some("page_size")),
+        (delete(&|r| r.page_size = -1), Some("page_size")),
+        (
+            delete(&|r| r.page_token = "t".to_owned()),
+            Some("page_token"),
+        ),
+        (delete(&|r| r.states = vec![6, 7, 8, 9]), None),
+        (delete(&|r| r.states = vec![1]), Some("states[0]")),
+        (delete(&|r| r.types.clear()), Some("all")),
+        (delete(&|r| r.all = true), Some("all")),
+        (
+            delete(&|r| {
+                r.types.clear();
+                r.all = true;
+            }),
+            None,
+        ),
+        (
+            delete(&|r| {
+                r.types.clear();
+                r.states = vec![9];
+            }),
+            None,
+        ),
+    ]
 }
 
 pub(crate) async fn check(server: &TestServer, call: Call, refused_field: Option<&str>) {

@@ -90,6 +90,18 @@ async fn all_that_is_wrong_with_a_request_is_told_at_once() {
             seconds: 0,
             nanos: -1,
         }),
+        labels: label("a b", 0),
+        batch_id: "x".to_owned(),
+        reasons: vec!["r".repeat(1_025)],
+        stalled_only: true,
+        ended_after: Some(Timestamp {
+            seconds: 0,
+            nanos: -1,
+        }),
+        ended_before: Some(Timestamp {
+            seconds: 0,
+            nanos: -1,
+        }),
         view: 3,
     };
     let of_list = vec![
@@ -101,6 +113,11 @@ async fn all_that_is_wrong_with_a_request_is_told_at_once() {
         "idempotency_key",
         "created_after",
         "created_before",
+        r#"labels["a b"]"#,
+        "batch_id",
+        "reasons[0]",
+        "ended_after",
+        "ended_before",
         "view",
     ];
     let wait = pb::WaitRequest {

@@ -132,6 +132,12 @@ async fn every_reason_of_a_call_is_reached_by_a_call() {
     assert_eq!(reached.seen, expected);
 }
 
+fn metadata_of(status: &Status, name: &str) -> String {
+    let details = status.get_error_details();
+    let info = details.error_info().expect("every error has an ErrorInfo");
+    info.metadata.get(name).cloned().unwrap_or_default()
+}
+
 async fn from_a_healthy_server(server: &TestServer, puppets: &Puppets, reached: &mut Reached) {
     let mut client = server.client.clone();
     let bad = pb::SubmitRequest {
@@ -155,6 +161,16 @@ async fn from_a_healthy_server(server: &TestServer, puppets: &Puppets, reached: 
     };
     reached.add(&client.submit(other).await.expect_err("another request"));
     beyond_the_waiting_quota(server, reached).await;
+    let puppet = puppets.next().await;
+    let (of_retry, of_delete) = (job.job_id.clone(), job.job_id.clone());
+    let retry = client.retry(pb::RetryRequest { job_id: of_retry }).await;
+    let refused = retry.expect_err("it is not over");
+    assert_eq!(metadata_of(&refused, "state"), "STATE_RUNNING");
+    reached.add(&refused);
+    let delete = client.delete(pb::DeleteRequest { job_id: of_delete });
+    let refused = delete.await.expect_err("it is not over");
+    assert_eq!(metadata_of(&refused, "state"), "STATE_RUNNING");
+    reached.add(&refused);
     let ahead = pb::WatchJobRequest {
         after_sequence: Some(99),
         ..watch_request(&job.job_id)
@@ -162,7 +178,6 @@ async fn from_a_healthy_server(server: &TestServer, puppets: &Puppets, reached: 
     reached.add(&server.try_watch(ahead).await.err().expect("ahead"));
 
     // More than any window holds, so that the watch still has to read when the job is gone.
-    let puppet = puppets.next().await;
     let watch = server.watch(&job.job_id, Some(0)).await;
     let second = server.try_watch(watch_request(&job.job_id)).await;
     reached.add(&second.err().expect("one too many"));

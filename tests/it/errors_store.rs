@@ -7,17 +7,16 @@ use async_trait::async_trait;
 use futures_util::future::poll_immediate;
 use pacenote::config::TypeSettings;
 use pacenote::grpc;
-use pacenote::job::JobState;
 use pacenote::job::limits::{LOG_BYTES_DEFAULT, WAITING_DEFAULT, WATCHERS_DEFAULT};
 use pacenote::job::name::{JobId, JobKey, Lane, Name};
 use pacenote::job::time::{SystemClock, Timestamp};
-use pacenote::job::{Job, JobSnapshot};
+use pacenote::job::{Job, JobSnapshot, JobState};
 use pacenote::queue::{JobQueue, KnownType, QueueSettings};
 use pacenote::store::sqlite::SqliteStore;
 use pacenote::store::{
-    AttemptTimer, BlockedLine, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange,
-    Purge, Purged, QueueRange, ReadError, Scan, ScanQuery, Setting, StoreError, TenantLog,
-    TenantRange, Timer, View,
+    AttemptTimer, BlockedLine, Committed, Due, Group, JobStore, ListQuery, Listed, LogPart,
+    LogRange, Purge, Purged, QueueRange, ReadError, Scan, ScanQuery, Setting, StoreError,
+    TenantLog, TenantRange, Timer, View,
 };
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, OwnedRwLockWriteGuard, RwLock};
@@ -37,6 +36,7 @@ pub(crate) struct Faulty {
     next: Arc<Mutex<Option<StoreError>>>,
     always: Arc<Mutex<Option<StoreError>>>,
     next_list: Arc<Mutex<Option<ReadError>>>,
+    next_purge: Arc<Mutex<Option<StoreError>>>,
     gate: Arc<RwLock<()>>,
     arrived: Arc<Notify>,
 }
@@ -49,6 +49,7 @@ impl Faulty {
             next: Arc::default(),
             always: Arc::default(),
             next_list: Arc::default(),
+            next_purge: Arc::default(),
             gate: Arc::default(),
             arrived: Arc::default(),
         }
@@ -74,6 +75,11 @@ impl Faulty {
     /// Lets every commit fail from here on.
     pub(crate) fn fail_every_commit(&self, error: StoreError) {
         *self.always.lock().expect("not poisoned") = Some(error);
+    }
+
+    /// Lets the next purge fail.
+    pub(crate) fn fail_next_purge(&self, error: StoreError) {
+        *self.next_purge.lock().expect("not poisoned") = Some(error);
     }
 
     /// Lets the next list fail.
@@ -103,7 +109,7 @@ impl JobStore for Faulty {
         self.store.ahead_of(job).await
     }
 
-    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Job>>, ReadError> {
+    async fn list(&self, query: &ListQuery) -> Result<Listed, ReadError> {
         let fails = self.next_list.lock().expect("not poisoned").take();
         match fails {
             Some(error) => Err(error),
@@ -184,7 +190,11 @@ impl JobStore for Faulty {
     }
 
     async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, StoreError> {
-        self.store.purge(purge).await
+        let fails = self.next_purge.lock().expect("not poisoned").take();
+        match fails {
+            Some(error) => Err(error),
+            None => self.store.purge(purge).await,
+        }
     }
 
     fn secret(&self) -> [u8; 32] {

@@ -20,9 +20,9 @@ use pacenote::queue::{
 };
 use pacenote::store::sqlite::SqliteStore;
 use pacenote::store::{
-    AttemptTimer, BlockedLine, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange,
-    Purge, Purged, QueueRange, ReadError, Scan, ScanQuery, Setting, StoreError, TenantLog,
-    TenantRange, Timer, View,
+    AttemptTimer, BlockedLine, Committed, Due, Group, JobStore, ListQuery, Listed, LogPart,
+    LogRange, Purge, Purged, QueueRange, ReadError, Scan, ScanQuery, Setting, StoreError,
+    TenantLog, TenantRange, Timer, View,
 };
 use proptest::prelude::*;
 
@@ -46,7 +46,7 @@ impl JobStore for Counting {
         self.store.ahead_of(job).await
     }
 
-    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Job>>, ReadError> {
+    async fn list(&self, query: &ListQuery) -> Result<Listed, ReadError> {
         self.store.list(query).await
     }
     async fn log(&self, key: &JobKey, range: LogRange) -> Result<Option<LogPart>, ReadError> {

@@ -17,7 +17,7 @@ use crate::pb::job_service_client::JobServiceClient;
 use crate::pb::watch_job_response::Content;
 
 const CONNECTIONS: usize = 8;
-const IN_FLIGHT: usize = 64;
+pub(super) const IN_FLIGHT: usize = 64;
 /// Between two looks at a job that has not begun yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
@@ -67,7 +67,12 @@ impl Course {
         .await
     }
 
-    async fn submit(&self, job_type: &'static str, in_flight: usize) -> anyhow::Result<Sample> {
+    /// Durable submits, so many in flight.
+    pub(super) async fn submit(
+        &self,
+        job_type: &'static str,
+        in_flight: usize,
+    ) -> anyhow::Result<Sample> {
         let channels = self.jobs.clone();
         drive(&self.subject, in_flight, self.turn, move |number| {
             let mut client = JobServiceClient::new(channels[number % CONNECTIONS].clone());
@@ -87,6 +92,22 @@ impl Course {
             run_to_end(client, request(subject::NOOP))
         })
         .await
+    }
+
+    /// Whether there is any job of a type.
+    pub(super) async fn any_of(&self, job_type: &str) -> anyhow::Result<bool> {
+        let mut request = pb::ListRequest {
+            page_size: 1,
+            types: vec![job_type.to_owned()],
+            ..pb::ListRequest::default()
+        };
+        loop {
+            let page = self.client(0).list(request.clone()).await?.into_inner();
+            if !page.jobs.is_empty() || page.next_page_token.is_empty() {
+                return Ok(!page.jobs.is_empty());
+            }
+            request.page_token = page.next_page_token;
+        }
     }
 
     /// Fills the only place of the type whose jobs wait.

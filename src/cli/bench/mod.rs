@@ -10,6 +10,7 @@ mod drain;
 mod echo;
 mod figures;
 mod load;
+mod purge;
 mod report;
 pub mod subject;
 
@@ -42,6 +43,9 @@ pub struct BenchArgs {
     /// A second or so a figure and a tenth of the backlog: does it work, not how fast is it
     #[arg(long)]
     pub short: bool,
+    /// How many jobs are there to be removed while submits are measured
+    #[arg(long, default_value_t = 1_000_000, value_name = "N")]
+    pub purge_jobs: usize,
     /// Where the stores are made: on the disk to measure [default: the system's temporary folder]
     #[arg(long, value_name = "FOLDER")]
     pub dir: Option<PathBuf>,
@@ -67,6 +71,15 @@ pub enum Which {
     Claim,
     /// Working off a backlog of jobs that do nothing
     Drain,
+    /// Durable Submit at 64 in flight while a million jobs are removed
+    Purge,
+}
+
+impl Which {
+    /// Has a store, or a server, of its own.
+    fn is_apart(self) -> bool {
+        matches!(self, Self::Claim | Self::Drain | Self::Purge)
+    }
 }
 
 /// Measures, and says what the process should exit with: 0 where everything could be measured.
@@ -94,8 +107,7 @@ async fn measure(args: BenchArgs) -> anyhow::Result<()> {
     };
     let wanted = |which| args.only.is_none_or(|only| only == which);
     let mut figures = Which::value_variants().iter().copied();
-    let own_store = |which| matches!(which, Which::Claim | Which::Drain);
-    if figures.any(|which| !own_store(which) && wanted(which)) {
+    if figures.any(|which| !which.is_apart() && wanted(which)) {
         let course = Course::open(folder.path().to_owned(), rounds.max(1), turn).await?;
         course.fill_place().await?;
         for which in Which::value_variants() {
@@ -113,6 +125,11 @@ async fn measure(args: BenchArgs) -> anyhow::Result<()> {
         let jobs = if args.short { 10_000 } else { 100_000 };
         drain::measure(&report, folder.path(), jobs).await?;
     }
+    if wanted(Which::Purge) {
+        let shrink = if args.short { 10 } else { 1 };
+        let jobs = (args.purge_jobs / shrink).max(1);
+        purge::measure(&report, folder.path(), jobs, rounds.clamp(1, 4), turn).await?;
+    }
     Ok(())
 }
 
@@ -124,6 +141,6 @@ async fn one(course: &Course, report: &Report, which: Which) -> anyhow::Result<(
         Which::SubmitOne => course.latency(report, false).await,
         Which::Start => course.latency(report, true).await,
         Which::Events => course.events(report).await,
-        Which::Claim | Which::Drain => Ok(()),
+        Which::Claim | Which::Drain | Which::Purge => Ok(()),
     }
 }

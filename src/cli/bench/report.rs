@@ -43,8 +43,6 @@ pub(super) enum Target {
     AtLeast(f64),
     /// At most.
     AtMost(f64),
-    /// Nobody has set one.
-    Open,
 }
 
 impl Target {
@@ -52,7 +50,6 @@ impl Target {
         match self {
             Self::AtLeast(bound) => ratio >= bound,
             Self::AtMost(bound) => ratio <= bound,
-            Self::Open => true,
         }
     }
 }
@@ -104,7 +101,6 @@ impl Report {
         let target = match figure.target {
             Target::AtLeast(bound) => format!("≥ {bound}"),
             Target::AtMost(bound) => format!("≤ {bound}"),
-            Target::Open => "-".to_owned(),
         };
         let missed = if figure.target.is_met_by(figure.ratio) {
             ""

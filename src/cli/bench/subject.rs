@@ -33,6 +33,9 @@ pub(super) const FULL: &str = "full";
 /// Writes chunks of 64 bytes for as many milliseconds as its input says.
 pub(super) const TALK: &str = "talk";
 
+/// The name of its store in its folder.
+pub(super) const STORE: &str = "bench.db";
+
 /// Above what `TALK` can write in a minute.
 const LOG_BYTES_MAX: u64 = 16 << 30;
 

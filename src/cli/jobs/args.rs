@@ -1,7 +1,7 @@
 //! The arguments of the commands that talk to a server, and their help.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -12,7 +12,7 @@ use crate::pb::job::State;
 /// What every help of these commands ends with.
 const EXIT_CODES: &str = "\
 Exit codes:
-  0    the job succeeded (get, list, events, cancel: the call worked)
+  0    the job succeeded (get, list, events, cancel, retry, delete: the call worked)
   1    the job failed
   2    wrong usage
   3    the job was cancelled or has expired
@@ -63,6 +63,16 @@ Example:
     #[command(after_help = concat_help("Example:
   pacenote cancel 0198c0de-0000-7000-8000-000000000001 --reason 'wrong input'"))]
     Cancel(CancelArgs),
+    /// Make new jobs of those that failed, were cancelled or have expired
+    #[command(after_help = concat_help("Examples:
+  pacenote retry 0198c0de-0000-7000-8000-000000000001
+  pacenote retry --failed --type thumbnail --since 1d --reason EXIT_CODE"))]
+    Retry(RetryArgs),
+    /// Remove jobs that are over, with their logs and results
+    #[command(after_help = concat_help("Examples:
+  pacenote delete 0198c0de-0000-7000-8000-000000000001
+  pacenote delete --state failed --type thumbnail --since 1d"))]
+    Delete(DeleteArgs),
     /// Print the log of a job as it is now
     #[command(after_help = concat_help("Example:
   pacenote events 0198c0de-0000-7000-8000-000000000001 --after 40 --limit 10"))]
@@ -85,6 +95,8 @@ impl JobsCommand {
             Self::Watch(args) => &args.common,
             Self::Wait(args) => &args.common,
             Self::Cancel(args) => &args.common,
+            Self::Retry(args) => &args.common,
+            Self::Delete(args) => &args.common,
             Self::Events(args) => &args.common,
         }
     }
@@ -177,15 +189,12 @@ pub struct ListArgs {
     /// Only jobs in this state; may be given again
     #[arg(long = "state", value_enum, value_delimiter = ',')]
     pub states: Vec<StateArg>,
-    /// Only jobs of this type; may be given again
-    #[arg(long = "type", value_name = "TYPE")]
-    pub types: Vec<String>,
-    /// Only jobs of this queue; may be given again
-    #[arg(long = "queue", value_name = "QUEUE")]
-    pub queues: Vec<String>,
-    /// The job made with this key
-    #[arg(long, value_name = "KEY")]
-    pub idempotency_key: Option<String>,
+    /// Which jobs.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+    /// Only jobs whose attempt is silent for longer than its stall time
+    #[arg(long)]
+    pub stalled: bool,
     /// Most jobs to print
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "all")]
     pub limit: u32,
@@ -204,6 +213,91 @@ pub struct ListArgs {
 const MANY: [&str; 8] = [
     "ids", "labels", "queues", "types", "batch", "all", "cursor", "roll_up",
 ];
+
+/// What the commands that find jobs have in common.
+#[derive(Clone, Debug, Args)]
+pub struct FilterArgs {
+    /// Only jobs of this type; may be given again
+    #[arg(long = "type", value_name = "TYPE")]
+    pub types: Vec<String>,
+    /// Only jobs of this queue; may be given again
+    #[arg(long = "queue", value_name = "QUEUE")]
+    pub queues: Vec<String>,
+    /// Only jobs with this label; may be given again, and all have to match
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub labels: Vec<(String, String)>,
+    /// Only jobs of this batch
+    #[arg(long = "batch", value_name = "ID")]
+    pub batch_id: Option<String>,
+    /// The job made with this key
+    #[arg(long, value_name = "KEY")]
+    pub idempotency_key: Option<String>,
+    /// Only jobs whose error has this reason; may be given again
+    #[arg(long = "reason", value_name = "REASON")]
+    pub reasons: Vec<String>,
+    /// Only jobs that ended at this time or later: 2026-11-21, 2026-11-21T08:00:00Z, or 1d for a day ago
+    #[arg(long = "since", visible_alias = "ended-after", value_name = "TIME", value_parser = time)]
+    pub ended_after: Option<SystemTime>,
+    /// Only jobs that ended before this time
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub ended_before: Option<SystemTime>,
+    /// Only jobs that were submitted at this time or later
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub created_after: Option<SystemTime>,
+    /// Only jobs that were submitted before this time
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub created_before: Option<SystemTime>,
+}
+
+/// `pacenote retry`.
+#[derive(Clone, Debug, Args)]
+pub struct RetryArgs {
+    /// The jobs' ids
+    #[arg(value_name = "ID", conflicts_with = "FilterArgs")]
+    pub job_ids: Vec<String>,
+    /// All that failed, as far as the other options let them through
+    #[arg(long, conflicts_with_all = ["job_ids", "states"])]
+    pub failed: bool,
+    /// Only jobs in this state, in place of failed; may be given again
+    #[arg(
+        long = "state",
+        value_enum,
+        value_delimiter = ',',
+        conflicts_with = "job_ids"
+    )]
+    pub states: Vec<StateArg>,
+    /// Which jobs.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+    /// Server and output.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `pacenote delete`.
+#[derive(Clone, Debug, Args)]
+pub struct DeleteArgs {
+    /// The jobs' ids
+    #[arg(value_name = "ID", conflicts_with = "FilterArgs")]
+    pub job_ids: Vec<String>,
+    /// Every job that is over
+    #[arg(long, conflicts_with_all = ["job_ids", "states", "FilterArgs"])]
+    pub all: bool,
+    /// Only jobs in this state; may be given again [default: all that are over]
+    #[arg(
+        long = "state",
+        value_enum,
+        value_delimiter = ',',
+        conflicts_with = "job_ids"
+    )]
+    pub states: Vec<StateArg>,
+    /// Which jobs.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+    /// Server and output.
+    #[command(flatten)]
+    pub common: Common,
+}
 
 /// `pacenote watch`.
 #[derive(Clone, Debug, Args)]
@@ -325,6 +419,22 @@ impl From<StateArg> for State {
             StateArg::Expired => Self::Expired,
         }
     }
+}
+
+/// A point in time, or how long ago.
+fn time(text: &str) -> Result<SystemTime, String> {
+    if let Ok(ago) = humantime::parse_duration(text) {
+        let at = SystemTime::now().checked_sub(ago);
+        return at.ok_or_else(|| "it is too long ago".to_owned());
+    }
+    let with_time = if text.contains(['T', ' ']) {
+        text.to_owned()
+    } else {
+        format!("{text}T00:00:00Z")
+    };
+    humantime::parse_rfc3339_weak(&with_time).map_err(|_| {
+        "it is neither a time, such as 2026-11-21T08:00:00Z, nor a time ago, such as 1d".to_owned()
+    })
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

@@ -1,4 +1,5 @@
-//! The commands that talk to a server: `submit`, `submit-batch`, `get`, `list`, `watch`, `wait`, `cancel`, `events`.
+//! The commands that talk to a server: `submit`, `submit-batch`, `get`, `list`, `watch`, `wait`, `cancel`,
+//! `retry`, `delete`, `events`.
 //!
 //! They promise data on stdout and everything else on stderr, no event twice or left out, an exit code
 //! by outcome, and that nothing a job says can drive the terminal. They know only the client.
@@ -10,6 +11,7 @@ mod follow;
 mod follow_jobs;
 mod input;
 mod json;
+mod many;
 mod options;
 mod output;
 mod screen;
@@ -20,8 +22,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 pub use args::{
-    CancelArgs, Common, EventsArgs, GetArgs, JobsCommand, ListArgs, StateArg, SubmitArgs,
-    SubmitBatchArgs, WaitArgs, WatchArgs,
+    CancelArgs, Common, DeleteArgs, EventsArgs, FilterArgs, GetArgs, JobsCommand, ListArgs,
+    RetryArgs, StateArg, SubmitArgs, SubmitBatchArgs, WaitArgs, WatchArgs,
 };
 pub(crate) use escape::escape;
 pub(crate) use exit::{Exit, Stop};
@@ -73,6 +75,14 @@ async fn dispatch(command: JobsCommand) -> Result<Exit, Stop> {
         JobsCommand::Watch(args) => watch(connect().await?, args, output).await,
         JobsCommand::Wait(args) => wait(connect().await?, args, output).await,
         JobsCommand::Cancel(args) => cancel(connect().await?, args, output).await,
+        JobsCommand::Retry(args) => {
+            let what = many::retry_of(args).map_err(Stop::Usage)?;
+            many::retry(connect().await?, what, output).await
+        }
+        JobsCommand::Delete(args) => {
+            let what = many::delete_of(args).map_err(Stop::Usage)?;
+            many::delete(connect().await?, what, output).await
+        }
         JobsCommand::Events(args) => events(connect().await?, args, output).await,
     }
 }
@@ -91,9 +101,17 @@ async fn list(client: Client, args: ListArgs, output: Output) -> Result<Exit, St
     let mut request = pb::ListRequest {
         page_token: args.page_token.unwrap_or_default(),
         states: states.collect(),
-        types: args.types,
-        queues: args.queues,
-        idempotency_key: args.idempotency_key.unwrap_or_default(),
+        stalled_only: args.stalled,
+        created_after: args.filter.created_after.map(Into::into),
+        created_before: args.filter.created_before.map(Into::into),
+        ended_after: args.filter.ended_after.map(Into::into),
+        ended_before: args.filter.ended_before.map(Into::into),
+        types: args.filter.types,
+        queues: args.filter.queues,
+        labels: args.filter.labels.into_iter().collect(),
+        batch_id: args.filter.batch_id.unwrap_or_default(),
+        idempotency_key: args.filter.idempotency_key.unwrap_or_default(),
+        reasons: args.filter.reasons,
         ..pb::ListRequest::default()
     };
     if !output.json {

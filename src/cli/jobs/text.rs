@@ -238,8 +238,16 @@ pub(super) fn job(job: &pb::Job) -> String {
     for (name, value) in &job.labels {
         lines.push(("label", format!("{}={}", escape(name), escape(value))));
     }
-    if !job.idempotency_key.is_empty() {
-        lines.push(("key", escape(&job.idempotency_key).into_owned()));
+    let ids = [
+        ("key", &job.idempotency_key),
+        ("batch", &job.batch_id),
+        ("retry of", &job.retry_of_job_id),
+        ("retried by", &job.retried_by_job_id),
+    ];
+    for (name, id) in ids {
+        if !id.is_empty() {
+            lines.push((name, escape(id).into_owned()));
+        }
     }
     let times = [
         ("created", &job.create_time),

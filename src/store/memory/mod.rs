@@ -19,9 +19,9 @@ use crate::job::time::Timestamp;
 use crate::job::{Job, JobSnapshot, JobState};
 use crate::store::memory::tables::Tables;
 use crate::store::{
-    AttemptTimer, BlockedLine, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange,
-    OpenError, Purge, Purged, QueueRange, ReadError, Scan, ScanQuery, Setting, StoreError,
-    TenantLog, TenantRange, Timer, View,
+    AttemptTimer, BlockedLine, Committed, Due, Group, JobStore, ListQuery, Listed, LogPart,
+    LogRange, OpenError, Purge, Purged, QueueRange, ReadError, Scan, ScanQuery, Setting,
+    StoreError, TenantLog, TenantRange, Timer, View,
 };
 
 /// What a [`MemoryStore`] is opened on, as an SQLite store is on a file: it outlives the store, and another
@@ -128,7 +128,7 @@ impl JobStore for MemoryStore {
         Ok(self.tables()?.ahead_of(job))
     }
 
-    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Job>>, ReadError> {
+    async fn list(&self, query: &ListQuery) -> Result<Listed, ReadError> {
         Ok(self.tables()?.list(query))
     }
 

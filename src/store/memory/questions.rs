@@ -10,7 +10,7 @@ use crate::job::time::Timestamp;
 use crate::job::{Job, JobSnapshot, JobState, Payloads};
 use crate::store::memory::tables::{Tables, lease_end, turn, with_id};
 use crate::store::{
-    AHEAD_MAX, AttemptTimer, BlockedLine, Due, JobFilter, ListQuery, LogPart, LogRange,
+    AHEAD_MAX, AttemptTimer, BlockedLine, Due, JobFilter, ListQuery, Listed, LogPart, LogRange,
     PlacedSegment, Scan, ScanQuery, Scanned, TenantLog, TenantRange, Timer, View,
 };
 
@@ -41,21 +41,33 @@ impl Tables {
         (ahead <= AHEAD_MAX).then_some(ahead)
     }
 
-    pub(super) fn list(&self, query: &ListQuery) -> Vec<Arc<Job>> {
+    pub(super) fn list(&self, query: &ListQuery) -> Listed {
         if let Some(key) = &query.idempotency_key {
             let id = self.keys.get(&(query.tenant.clone(), key.clone()));
             let row = id.and_then(|id| self.jobs.get(&with_id(&query.tenant, *id)));
             let job = row.map(|row| Arc::clone(&row.job));
-            return job.into_iter().filter(|job| query.admits(job)).collect();
+            let jobs = job.into_iter().filter(|job| query.admits(job)).collect();
+            let through = None;
+            return Listed { jobs, through };
         }
         let newest = query.before_id.unwrap_or(JobId::new(Uuid::max()));
         let range = with_id(&query.tenant, NIL)..=with_id(&query.tenant, newest);
-        let rows = self.jobs.range(range).rev();
-        rows.map(|(_, row)| &row.job)
-            .filter(|job| query.admits(job))
-            .take(query.limit)
-            .map(Arc::clone)
-            .collect()
+        let mut listed = Listed {
+            jobs: Vec::new(),
+            through: None,
+        };
+        let mut last = None;
+        for (looked_at, (key, row)) in self.jobs.range(range).rev().enumerate() {
+            if looked_at >= query.rows.max(1) || listed.jobs.len() >= query.limit.max(1) {
+                listed.through = last;
+                break;
+            }
+            last = Some(key.id);
+            if query.admits(&row.job) {
+                listed.jobs.push(Arc::clone(&row.job));
+            }
+        }
+        listed
     }
 
     pub(super) fn log(&self, key: &JobKey, range: LogRange) -> Option<LogPart> {

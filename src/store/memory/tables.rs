@@ -288,6 +288,8 @@ impl Tables {
             .map(|purge| match purge {
                 Purge::Job(key) => self.purge_job(key),
                 Purge::Events(key, through) => self.purge_events(key, through),
+                // A job goes with all of its log.
+                Purge::Rest => Purged::Nothing,
             })
             .collect()
     }

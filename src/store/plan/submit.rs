@@ -130,11 +130,15 @@ impl Planner<'_> {
             };
             return match self.current(&by) {
                 Some(_) => self.existing(&by),
-                None => Pending::Ready(Reply::Refused(Refusal::NotRetryable)),
+                // It may have succeeded before it was removed: nothing is run a second time.
+                None => Pending::Ready(Reply::Refused(Refusal::NotRetryable {
+                    state: old.state,
+                    retried_by: Some(by.id),
+                })),
             };
         }
-        if !old.can_be_retried() {
-            return Pending::Ready(Reply::Refused(Refusal::NotRetryable));
+        if let Err(refusal) = old.check_retry() {
+            return Pending::Ready(Reply::Refused(refusal));
         }
         let spec = JobSpec {
             idempotency_key: None,

@@ -4,6 +4,7 @@
 //! a lock file beside it sees to that.
 
 mod errors;
+mod list;
 mod open;
 #[cfg(test)]
 mod plan_tests;
@@ -33,9 +34,9 @@ use crate::store::sqlite::open::BUSY_TIMEOUT;
 use crate::store::sqlite::readers::Readers;
 use crate::store::sqlite::write::Writer;
 use crate::store::{
-    AttemptTimer, BlockedLine, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange,
-    OpenError, Purge, Purged, QueueRange, ReadError, Scan, ScanQuery, Setting, StoreError,
-    TenantLog, TenantRange, Timer, View,
+    AttemptTimer, BlockedLine, Committed, Due, Group, JobStore, ListQuery, Listed, LogPart,
+    LogRange, OpenError, Purge, Purged, QueueRange, ReadError, Scan, ScanQuery, Setting,
+    StoreError, TenantLog, TenantRange, Timer, View,
 };
 
 /// The write-ahead log is cut back when it is larger than this and nothing else is to do. Bytes.
@@ -181,8 +182,8 @@ impl JobStore for SqliteStore {
         read::ahead_of(&self.readers, job).await
     }
 
-    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Job>>, ReadError> {
-        read::list(&self.readers, query).await
+    async fn list(&self, query: &ListQuery) -> Result<Listed, ReadError> {
+        list::list(&self.readers, query).await
     }
 
     async fn log(&self, key: &JobKey, range: LogRange) -> Result<Option<LogPart>, ReadError> {

@@ -5,7 +5,7 @@ use std::path::Path;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 
-use crate::store::sqlite::{SqliteStore, purge, queues, read, write};
+use crate::store::sqlite::{SqliteStore, list, purge, queues, read, write};
 
 /// A store with a thousand jobs in each of the states that an index serves.
 async fn populated(dir: &Path) -> SqliteConnection {
@@ -24,7 +24,8 @@ const FILL: &str = "
 create temp table guard (ok integer);
 create temp table states (number integer, state text);
 insert into states values
-    (0, 'blocked'), (1, 'scheduled'), (2, 'queued'), (3, 'running'), (4, 'cancelling'), (5, 'succeeded');
+    (0, 'blocked'), (1, 'scheduled'), (2, 'queued'), (3, 'running'), (4, 'cancelling'), (5, 'succeeded'),
+    (6, 'failed');
 with recursive n(i) as (select 1 union all select i + 1 from n where i < 1000)
 insert into jobs
 select 'default', randomblob(16), 'work', 'default', state, 0, i, 1, 1, 0,
@@ -142,10 +143,37 @@ const CASES: &[Case] = &[
         &["TEMP B-TREE"],
     ),
     (
-        read::LIST,
+        list::ALL,
+        &["SEARCH j USING PRIMARY KEY (tenant=? AND id>? AND id<?)"],
+        &["TEMP B-TREE"],
+    ),
+    (
+        list::ALL_END,
         &["SEARCH j USING PRIMARY KEY (tenant=? AND id<?)"],
         &["TEMP B-TREE"],
     ),
+    (
+        list::BATCH,
+        &["SEARCH j USING INDEX jobs_batch (tenant=? AND batch_id=? AND id>? AND id<?)"],
+        &["TEMP B-TREE"],
+    ),
+    (
+        list::BATCH_END,
+        &["SEARCH j USING COVERING INDEX jobs_batch (tenant=? AND batch_id=? AND id<?)"],
+        &["TEMP B-TREE"],
+    ),
+    (
+        list::RETRYABLE,
+        &["SEARCH j USING INDEX jobs_retryable (tenant=? AND state=? AND id>? AND id<?)"],
+        &["TEMP B-TREE"],
+    ),
+    (
+        list::RETRYABLE_END,
+        &["SEARCH j USING COVERING INDEX jobs_retryable (tenant=? AND state=? AND id<?)"],
+        &["TEMP B-TREE"],
+    ),
+    // There are few, in another order.
+    (list::LEASED, &["USING INDEX jobs_leased"], &[]),
     (
         read::LOG,
         &[
@@ -275,8 +303,25 @@ const CASES: &[Case] = &[
         &[],
     ),
     (
-        purge::DELETE_SEGMENTS,
+        purge::DELETE_PAYLOADS,
+        &["SEARCH payloads USING PRIMARY KEY (tenant=? AND job_id=?)"],
+        &[],
+    ),
+    (
+        purge::SEGMENT_SIZES,
         &["SEARCH segments USING INDEX segments_of_job (tenant=? AND job_id=?)"],
+        &["TEMP B-TREE"],
+    ),
+    (
+        purge::DELETE_SEGMENTS,
+        &[
+            "SEARCH segments USING INDEX segments_of_job (tenant=? AND job_id=? AND first_sequence<?)",
+        ],
+        &[],
+    ),
+    (
+        purge::SET_FIRST_SEQUENCE,
+        &["SEARCH jobs USING PRIMARY KEY (tenant=? AND id=?)"],
         &[],
     ),
 ];

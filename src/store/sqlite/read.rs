@@ -10,8 +10,8 @@ use crate::job::{Job, JobSnapshot, JobState, Payloads};
 use crate::store::sqlite::readers::Readers;
 use crate::store::sqlite::rows::{self, Columns, JOB_COLUMNS, job_columns};
 use crate::store::{
-    AHEAD_MAX, AttemptTimer, BlockedLine, Due, ListQuery, LogPart, LogRange, PlacedSegment,
-    ReadError, Scan, ScanQuery, Scanned, StoreError, TenantLog, TenantRange, Timer, View,
+    AHEAD_MAX, AttemptTimer, BlockedLine, Due, LogPart, LogRange, PlacedSegment, ReadError, Scan,
+    ScanQuery, Scanned, StoreError, TenantLog, TenantRange, Timer, View,
 };
 
 pub(super) const JOB: &str = concat!(
@@ -95,22 +95,6 @@ pub(super) const KEYS_RUNNING: &str = "
 select tenant, queue, concurrency_key, count(*) from jobs
 where state in ('running', 'cancelling') and concurrency_key is not null
 group by tenant, queue, concurrency_key";
-
-/// Newest first: the primary key's order, backwards. Without `$2` it begins above every id, which is 16
-/// bytes: a condition with `or` would read every newer job to reach an old page.
-pub(super) const LIST: &str = concat!(
-    "select ",
-    job_columns!(),
-    " from jobs j
-      where j.tenant = $1
-          and j.id < coalesce($2, x'ffffffffffffffffffffffffffffffffff')
-          and ($3 = '[]' or j.state in (select value from json_each($3)))
-          and ($4 = '[]' or j.job_type in (select value from json_each($4)))
-          and ($5 = '[]' or j.queue in (select value from json_each($5)))
-          and ($6 is null or j.created_at_us >= $6)
-          and ($7 is null or j.created_at_us < $7)
-      order by j.id desc limit $8 + 0"
-);
 
 /// A job beside its segments from the one that holds sequence `$3` + 1 on, until `$4` events or `$5`
 /// bytes are together. One statement, so that job and log are of one moment.
@@ -301,28 +285,6 @@ pub(super) async fn ahead_of(readers: &Readers, job: &Job) -> Result<Option<u64>
     Ok((ahead <= AHEAD_MAX).then_some(ahead))
 }
 
-pub(super) async fn list(readers: &Readers, query: &ListQuery) -> Result<Vec<Arc<Job>>, ReadError> {
-    if let Some(key) = &query.idempotency_key {
-        let select = sqlx::query(JOB_OF_KEY)
-            .bind(query.tenant.as_str())
-            .bind(key.as_bytes());
-        let found = jobs(&readers.all(select).await?)?;
-        return Ok(found.into_iter().filter(|job| query.admits(job)).collect());
-    }
-    let states: Vec<&str> = query.states.iter().map(|state| state.as_str()).collect();
-    let select = sqlx::query(LIST)
-        .bind(query.tenant.as_str())
-        .bind(query.before_id.map(|id| id.as_uuid().as_bytes().to_vec()))
-        .bind(serde_json::to_string(&states).expect("texts are JSON"))
-        .bind(serde_json::to_string(&query.types).expect("texts are JSON"))
-        .bind(serde_json::to_string(&query.queues).expect("texts are JSON"))
-        .bind(query.created_after.map(Timestamp::as_micros))
-        .bind(query.created_before.map(Timestamp::as_micros))
-        .bind(i64::try_from(query.limit).unwrap_or(i64::MAX));
-    // The only one that may look at every job there is.
-    Ok(jobs(&readers.all_of_long(select).await?)?)
-}
-
 pub(super) async fn log(
     readers: &Readers,
     key: &JobKey,
@@ -381,8 +343,12 @@ pub(super) async fn log_after(
             continue;
         };
         let position = rows::number(row, PLACE)?;
+        let Some(id) = row.blob(1)? else {
+            // Its job is gone, and so is it, but for the disk.
+            continue;
+        };
         // A job with many segments is read once.
-        let job = match jobs.entry(rows::job_id(rows::blob(row, 1)?)?) {
+        let job = match jobs.entry(rows::job_id(id)?) {
             Entry::Occupied(known) => Arc::clone(known.get()),
             Entry::Vacant(new) => Arc::clone(new.insert(Arc::new(rows::job(row)?))),
         };
@@ -538,12 +504,6 @@ pub(super) async fn next_blocked(
     let rows = readers.all(select).await?;
     let keys = rows.iter().map(key_of).collect::<Result<_, _>>()?;
     Ok(Some((line, keys)))
-}
-
-fn jobs(rows: &[sqlx::sqlite::SqliteRow]) -> Result<Vec<Arc<Job>>, StoreError> {
-    rows.iter()
-        .map(|row| rows::job(row).map(Arc::new))
-        .collect()
 }
 
 fn key_of(row: &sqlx::sqlite::SqliteRow) -> Result<JobKey, StoreError> {

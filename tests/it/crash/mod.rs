@@ -238,18 +238,8 @@ async fn until(client: &pacenote::client::Client, id: &str, state: pb::job::Stat
 /// Reads everything from a store that no server has open.
 pub(crate) async fn read_store(path: &Path, history: &mut History) {
     let store = SqliteStore::open(path).await.expect("it opens");
-    let query = ListQuery {
-        tenant: pacenote::job::name::Name::of("default"),
-        states: vec![],
-        types: vec![],
-        queues: vec![],
-        idempotency_key: None,
-        created_after: None,
-        created_before: None,
-        before_id: None,
-        limit: usize::MAX,
-    };
-    for job in store.list(&query).await.expect("a read") {
+    let query = ListQuery::all(pacenote::job::name::Name::of("default"));
+    for job in store.list(&query).await.expect("a read").jobs {
         let range = LogRange {
             after: 0,
             events: usize::MAX,

@@ -8,9 +8,9 @@ use pacenote::job::name::{JobId, JobKey, Lane, Name};
 use pacenote::job::time::Timestamp;
 use pacenote::job::{Job, JobSnapshot, JobState};
 use pacenote::store::{
-    AttemptTimer, BlockedLine, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange,
-    Purge, Purged, QueueRange, ReadError, Scan, ScanQuery, Setting, StoreError, TenantLog,
-    TenantRange, Timer, View,
+    AttemptTimer, BlockedLine, Committed, Due, Group, JobStore, ListQuery, Listed, LogPart,
+    LogRange, Purge, Purged, QueueRange, ReadError, Scan, ScanQuery, Setting, StoreError,
+    TenantLog, TenantRange, Timer, View,
 };
 use tokio::sync::oneshot;
 
@@ -116,11 +116,11 @@ impl JobStore for Mortal {
         self.store.ahead_of(job).await
     }
 
-    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Job>>, ReadError> {
+    async fn list(&self, query: &ListQuery) -> Result<Listed, ReadError> {
         let mut query = query.clone();
         self.lie.query(&mut query);
         let mut found = self.store.list(&query).await?;
-        self.lie.list(&mut found);
+        self.lie.list(&mut found.jobs);
         Ok(found)
     }
 

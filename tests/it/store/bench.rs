@@ -348,9 +348,9 @@ impl Bench {
     }
 
     pub(crate) async fn list(&self, query: ListQuery) -> Vec<JobId> {
-        let jobs = self.store().list(&query).await.expect("a read");
-        assert!(jobs.len() <= query.limit);
-        jobs.iter().map(|job| job.key.id).collect()
+        let part = self.store().list(&query).await.expect("a read");
+        assert!(part.jobs.len() <= query.limit);
+        part.jobs.iter().map(|job| job.key.id).collect()
     }
 
     /// Every job of every tenant that was ever named.
@@ -359,7 +359,7 @@ impl Bench {
         let mut all = Vec::new();
         for tenant in tenants {
             let query = query(tenant.as_str());
-            all.extend(self.store().list(&query).await.expect("a read"));
+            all.extend(self.store().list(&query).await.expect("a read").jobs);
         }
         all
     }
@@ -550,15 +550,5 @@ pub(crate) fn done(reply: &Reply) -> (Arc<Job>, bool) {
 
 /// Every job of a tenant.
 pub(crate) fn query(tenant: &str) -> ListQuery {
-    ListQuery {
-        tenant: Name::new(tenant).expect("a name"),
-        states: vec![],
-        types: vec![],
-        queues: vec![],
-        idempotency_key: None,
-        created_after: None,
-        created_before: None,
-        before_id: None,
-        limit: 100_000,
-    }
+    ListQuery::all(Name::new(tenant).expect("a name"))
 }

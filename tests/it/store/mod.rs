@@ -26,6 +26,8 @@ mod times;
 mod turns;
 mod uniques;
 
+pub(crate) use bench::connect;
+
 /// Runs every rule on a store: `contract!(name: backend)`.
 macro_rules! contract {
     ($store:ident: $backend:expr) => {
@@ -79,6 +81,9 @@ macro_rules! contract {
             blocked::whatever_happens_no_more_run_and_nobody_is_left_behind,
             lists::a_list_is_newest_first_in_pages,
             lists::filters_hold_together,
+            lists::pages_together_are_what_a_look_at_every_job_gives,
+            lists::a_job_that_is_there_throughout_is_listed_once,
+            lists::a_list_looks_at_no_more_jobs_than_it_may,
             logs::a_log_is_read_from_any_place,
             logs::a_log_is_read_within_limits_of_events_and_bytes,
             logs::a_log_without_its_front_is_read_from_what_is_left,
@@ -106,10 +111,6 @@ macro_rules! contract {
             uniques::a_place_is_free_after_the_end_and_its_window,
             uniques::a_place_belongs_to_its_tenant_and_type,
             uniques::a_key_comes_before_a_place,
-            retries::a_retry_is_a_new_job_of_the_same_work,
-            retries::a_job_is_retried_once,
-            retries::only_what_ended_badly_is_retried,
-            retries::a_retry_needs_room_and_leaves_no_trace_without,
             turns::one_job_of_a_key_runs_and_the_next_follows_in_turn,
             turns::a_key_is_of_its_tenant_and_queue_and_may_have_a_limit,
             turns::room_is_made_however_a_job_goes,
@@ -117,6 +118,14 @@ macro_rules! contract {
             turns::keys_are_counted_after_a_crash,
             turns::a_long_line_of_one_key_is_passed,
             turns::a_place_in_a_lane_is_counted,
+            purges::a_long_log_goes_in_parts_and_its_job_at_once,
+            purges::what_has_no_room_in_a_transaction_is_left_for_the_next,
+            purges::the_front_of_a_long_log_goes_in_parts,
+            retries::a_retry_is_the_same_job_but_for_what_was_its_own,
+            retries::a_job_is_retried_once_and_asking_again_answers_the_same,
+            retries::only_what_is_over_without_a_result_is_retried,
+            retries::a_job_whose_retry_was_removed_is_not_retried_again,
+            retries::a_retry_finds_room_among_what_waits_or_changes_nothing,
             reopen::what_was_answered_outlives_a_crash,
             reopen::what_was_answered_outlives_a_close,
             reopen::a_second_store_is_told_that_the_first_is_open,

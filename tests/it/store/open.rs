@@ -207,7 +207,12 @@ async fn a_new_store_that_was_never_checkpointed_opens_again() {
     }
     let found = SqliteStore::open(&copy).await.expect("it opens");
     assert_eq!(
-        found.list(&query("default")).await.expect("a read").len(),
+        found
+            .list(&query("default"))
+            .await
+            .expect("a read")
+            .jobs
+            .len(),
         1
     );
     assert_eq!(found.secret(), store.secret());

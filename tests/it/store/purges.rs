@@ -6,7 +6,7 @@ use pacenote::job::payload::Payload;
 use pacenote::job::{JobState, Outcome, Report};
 use pacenote::store::{Purge, Purged};
 
-use super::bench::{Bench, cancel, changed, lose, output, query};
+use super::bench::{Bench, cancel, changed, finish, lose, output, query, report};
 
 pub(crate) async fn only_what_is_finished_is_purged(bench: Bench) {
     let queued = bench.submit(bench.new_job().job_type("x")).await;
@@ -118,4 +118,96 @@ pub(crate) async fn the_front_of_a_log_goes_and_its_last_event_stays(bench: Benc
     bench.commit(entries, vec![]).await;
     let purge = vec![Purge::Job(over.key.clone())];
     assert_eq!(bench.purge(purge).await, [Purged::Job(over.key.clone())]);
+}
+
+/// A finished job with so many segments.
+async fn long_job(bench: &Bench, segments: usize) -> std::sync::Arc<pacenote::job::Job> {
+    let committed = bench
+        .commit(vec![bench.new_job().hand_over()], vec![])
+        .await;
+    let job = &committed.claimed[0].job;
+    // Without the checks of a bench, which read the whole log each time.
+    for _ in 0..segments - 2 {
+        let line = report(job.attempt, vec![output(Payload::text("x"))], bench.now());
+        let group = bench.group(vec![changed(&job.key, line)], vec![]);
+        bench.store().commit(group).await.expect("stored");
+    }
+    let end = finish(job.attempt, Outcome::Succeeded(None));
+    bench.change(&job.key, end).await
+}
+
+/// Goal: however long a log is, its job is gone at once and whole, whenever the store dies, and nothing of
+/// it stays for ever. Method: a log of several transactions; a crash after the first.
+pub(crate) async fn a_long_log_goes_in_parts_and_its_job_at_once(mut bench: Bench) {
+    let long = long_job(&bench, 700).await;
+    let other = bench.submit(bench.new_job()).await;
+    let purged = bench.purge(vec![Purge::Job(long.key.clone())]).await;
+    assert_eq!(purged, [Purged::Job(long.key.clone())]);
+    assert_eq!(bench.find(&long.key).await, None);
+    bench.crash().await;
+    assert_eq!(bench.find(&long.key).await, None);
+    let mut rounds = 0;
+    while bench.purge(vec![Purge::Rest]).await == [Purged::Rest] {
+        rounds += 1;
+        assert!(rounds < 100, "it never ends");
+    }
+    assert_eq!(bench.purge(vec![Purge::Rest]).await, [Purged::Nothing]);
+    assert_eq!(bench.log(&other.key).await.len(), 1);
+    // Nothing is left under its id.
+    let mut again = bench.new_job();
+    again.new.key = long.key.clone();
+    let again = bench.submit(again).await;
+    assert_eq!(bench.log(&again.key).await.len(), 1);
+}
+
+/// Goal: one transaction is short whatever is asked for: what has no room in it is left, in order, and the
+/// first one never is. Method: a log longer than a transaction, in front of others and behind them.
+pub(crate) async fn what_has_no_room_in_a_transaction_is_left_for_the_next(bench: Bench) {
+    let long = long_job(&bench, 700).await;
+    let mut keys = vec![long.key.clone()];
+    for _ in 0..3 {
+        keys.push(bench.finished(bench.new_job()).await.key.clone());
+    }
+    let mut left: Vec<Purge> = keys.iter().cloned().map(Purge::Job).collect();
+    let mut gone = Vec::new();
+    let mut rounds = 0;
+    while !left.is_empty() {
+        rounds += 1;
+        let purged = bench.purge(left.clone()).await;
+        let done = purged.iter().take_while(|one| **one != Purged::Later);
+        let done: Vec<Purged> = done.cloned().collect();
+        assert!(!done.is_empty(), "the first one is never left");
+        assert!(purged[done.len()..].iter().all(|one| *one == Purged::Later));
+        left.drain(..done.len());
+        gone.extend(done);
+    }
+    let all: Vec<Purged> = keys.iter().cloned().map(Purged::Job).collect();
+    assert_eq!(gone, all);
+    assert!(rounds <= 2, "{rounds}");
+    assert_eq!(bench.list(query("default")).await, []);
+}
+
+/// Goal: the front of a long log goes in parts, too, each of which is a log without holes.
+pub(crate) async fn the_front_of_a_long_log_goes_in_parts(mut bench: Bench) {
+    let long = long_job(&bench, 700).await;
+    let last = long.last_sequence;
+    let mut first = 1;
+    loop {
+        let purged = bench
+            .purge(vec![Purge::Events(long.key.clone(), last)])
+            .await;
+        match &purged[0] {
+            Purged::Events(_, now) => {
+                assert!(*now > first);
+                first = *now;
+            }
+            Purged::Nothing => break,
+            other => panic!("{other:?}"),
+        }
+        bench.crash().await;
+        assert_eq!(bench.get(&long.key).await.job.first_sequence, first);
+        let log = bench.log(&long.key).await;
+        assert_eq!(log.len() as i64, last - first + 1);
+    }
+    assert_eq!(first, last);
 }

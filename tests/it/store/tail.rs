@@ -64,7 +64,7 @@ async fn a_damaged_tail_of_the_log_gives_a_prefix_of_the_commits() {
             }
             Err(other) => panic!("case {case}: {other:?}"),
         };
-        let jobs = store.list(&query("default")).await.expect("a read");
+        let jobs = store.list(&query("default")).await.expect("a read").jobs;
         let found: Vec<_> = jobs.iter().rev().map(|job| job.key.clone()).collect();
         assert_eq!(found, ids[..found.len()], "case {case}: no prefix");
         for (number, key) in found.iter().enumerate() {

@@ -1,6 +1,8 @@
 //! What has to be done from time to time: make scheduled jobs due, expire those that waited too long, sweep
-//! leases that ended, say which attempts are silent, tidy the store when it is quiet. One duty a task; each
-//! ends with the token.
+//! leases that ended, say which attempts are silent, remove what is over and whose time has come, tidy the
+//! store when it is quiet. One duty a task; each ends with the token.
+
+mod retention;
 
 use std::time::Duration;
 
@@ -28,6 +30,7 @@ pub fn start(queue: &JobQueue, tasks: &TaskTracker, stop: &CancellationToken) {
     tasks.spawn(stop().run_until_cancelled_owned(expire_waiting(queue())));
     tasks.spawn(stop().run_until_cancelled_owned(sweep_attempts(queue())));
     tasks.spawn(stop().run_until_cancelled_owned(tidy(queue())));
+    tasks.spawn(stop().run_until_cancelled_owned(retention::retire(queue())));
 }
 
 /// Wakes when the next scheduled job is due, or when one came that is due sooner.

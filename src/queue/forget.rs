@@ -1,0 +1,129 @@
+//! What is over and goes: because somebody asked, or because its time has come.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use tokio::sync::{Notify, oneshot};
+
+use crate::error::{Error, Precondition};
+use crate::job::name::JobKey;
+use crate::job::time::Timestamp;
+use crate::queue::JobQueue;
+use crate::queue::writer::Request;
+use crate::store::{Purge, Purged, Timer, View};
+
+/// What [`JobQueue::purge_due`] did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Retired {
+    /// Jobs that were removed.
+    pub jobs: usize,
+    /// There may be more to remove at once.
+    pub more: bool,
+    /// When the next job after them may be removed.
+    pub next: Option<Timestamp>,
+}
+
+/// When whoever removes what is over has to look again.
+#[derive(Debug)]
+pub(super) struct Retention {
+    /// Whoever ends sooner than this has to be seen. Microseconds.
+    next: AtomicI64,
+    changed: Notify,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            next: AtomicI64::new(i64::MAX),
+            changed: Notify::new(),
+        }
+    }
+}
+
+impl Retention {
+    /// A job has ended, and may be removed at some time.
+    pub(super) fn ended(&self, purge_at: Timestamp) {
+        if purge_at.as_micros() < self.next.load(Ordering::Relaxed) {
+            self.changed.notify_one();
+        }
+    }
+}
+
+impl JobQueue {
+    /// Removes a finished job with all that belongs to it, and tells whoever watches it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Precondition::NotFinished`], [`Error::Exhausted`], [`Error::Unavailable`].
+    ///
+    /// # Cancel safety
+    /// Once it has begun, it happens although nobody hears of it.
+    pub async fn delete(&self, key: &JobKey) -> Result<(), Error> {
+        let state = self.get(key, View::Basic).await?.job.state;
+        // What is over stays over: nothing can come in between.
+        if !state.is_terminal() {
+            return Err(Error::Precondition(Precondition::NotFinished { state }));
+        }
+        let purged = self.purge(vec![Purge::Job(key.clone())]).await?;
+        if purged != [Purged::Job(key.clone())] {
+            // Somebody else was first.
+            return Err(Error::NotFound { id: key.id });
+        }
+        Ok(())
+    }
+
+    /// Removes finished jobs, or the front of their logs, and says so to whoever watches them. However many
+    /// they are, other changes come in between.
+    ///
+    /// # Errors
+    /// [`Error::Exhausted`], [`Error::Unavailable`]: some of it may have happened.
+    ///
+    /// # Cancel safety
+    /// Once it has begun, it happens although nobody hears of it.
+    pub async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, Error> {
+        let jobs = purge.iter().any(|purge| matches!(purge, Purge::Job(_)));
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::Purge { purge, reply }).await?;
+        let purged = answer.await.map_err(|_| Error::outcome_unknown())??;
+        if jobs {
+            // A long log is not removed in one go: the rest of it is for whoever does that.
+            self.shared.retention.changed.notify_one();
+        }
+        Ok(purged)
+    }
+
+    /// Removes a few of the jobs whose time has come, and what is left of the logs of some that are gone.
+    ///
+    /// # Errors
+    /// Where the store cannot be read or written.
+    pub async fn purge_due(&self, jobs_max: usize) -> Result<Retired, Error> {
+        let retention = &self.shared.retention;
+        // Until the store was read, whatever ends has to be seen.
+        retention.next.store(i64::MAX, Ordering::Relaxed);
+        let now = self.shared.clock.now();
+        let due = self.shared.store.due(Timer::Purge, now, jobs_max).await?;
+        if let Some(next) = due.next {
+            retention.next.store(next.as_micros(), Ordering::Relaxed);
+        }
+        let found = due.keys.len();
+        let mut purge: Vec<Purge> = due.keys.into_iter().map(Purge::Job).collect();
+        purge.push(Purge::Rest);
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::Purge { purge, reply }).await?;
+        let purged = answer.await.map_err(|_| Error::outcome_unknown())??;
+        let gone = purged.iter().filter(|one| matches!(one, Purged::Job(_)));
+        let jobs = gone.count();
+        if found > 0 && jobs == 0 {
+            let problem = format!("of {found} jobs whose time has come none could be removed");
+            return Err(Error::internal(&problem));
+        }
+        Ok(Retired {
+            jobs,
+            more: due.next.is_some_and(|next| next <= now) || purged.contains(&Purged::Rest),
+            next: due.next,
+        })
+    }
+
+    /// Waits until [`JobQueue::purge_due`] may have something to do sooner than it said.
+    pub async fn purge_changed(&self) {
+        self.shared.retention.changed.notified().await;
+    }
+}

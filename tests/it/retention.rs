@@ -1,0 +1,439 @@
+//! What is over and goes when its time has come: at that time and not before, whatever fails meanwhile, and
+//! without a trace.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use pacenote::config::TypeSettings;
+use pacenote::error::Error;
+use pacenote::job::limits::{
+    IDEMPOTENCY_KEY_KEPT, LEASE, LOG_BYTES_DEFAULT, RETENTION_DEFAULT, WAITING_DEFAULT,
+};
+use pacenote::job::name::{JobId, JobKey, Name};
+use pacenote::job::payload::Payload;
+use pacenote::job::time::{Clock, Timestamp};
+use pacenote::job::{Change, Job, JobSpec, NewJob, Outcome, Report};
+use pacenote::maintenance;
+use pacenote::queue::{JobQueue, KnownType, QueueSettings, Submission, default_tenant};
+use pacenote::store::sqlite::SqliteStore;
+use pacenote::store::{
+    ClaimTerms, Entry, Group, JobStore, ListQuery, Purge, Purged, StoreError, View,
+};
+use sqlx::Row;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::errors_store::Faulty;
+use crate::harness::{folder, soon};
+use crate::store::connect;
+
+const INSTANT: Duration = Duration::from_micros(1);
+
+/// Clocks that stand still until the test moves them, both alike.
+#[derive(Default)]
+struct Clocks(AtomicI64);
+
+impl Clocks {
+    fn pass(&self, time: Duration) {
+        let micros = i64::try_from(time.as_micros()).expect("a short time");
+        self.0.fetch_add(micros, Ordering::Relaxed);
+    }
+}
+
+impl Clock for Clocks {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(1_700_000_000_000_000 + self.0.load(Ordering::Relaxed))
+    }
+
+    fn steady(&self) -> Timestamp {
+        self.now()
+    }
+
+    fn new_id(&self) -> Uuid {
+        Uuid::now_v7()
+    }
+
+    fn chance(&self) -> f64 {
+        0.5
+    }
+}
+
+/// A queue without a pool: a job waits until it is cancelled.
+async fn open(store: impl JobStore) -> (JobQueue, Arc<Clocks>) {
+    let known = KnownType {
+        settings: TypeSettings::default(),
+        check: Arc::new(|_| Ok(())),
+    };
+    let settings = QueueSettings {
+        types: [(Name::of("work"), known)].into(),
+        log_bytes_max: LOG_BYTES_DEFAULT,
+        watchers_max: 10,
+        waiting_max: WAITING_DEFAULT,
+        ..QueueSettings::default()
+    };
+    let clocks = Arc::new(Clocks::default());
+    let queue = JobQueue::open(Arc::new(store), clocks.clone(), settings).await;
+    (queue.expect("it opens"), clocks)
+}
+
+async fn sqlite(dir: &Path) -> SqliteStore {
+    let store = SqliteStore::open(&dir.join("jobs.db")).await;
+    store.expect("a store")
+}
+
+/// The duties of a server, for as long as it is kept.
+struct Duties(CancellationToken, TaskTracker);
+
+impl Duties {
+    fn start(queue: &JobQueue) -> Self {
+        let duties = Self(CancellationToken::new(), TaskTracker::new());
+        maintenance::start(queue, &duties.1, &duties.0);
+        duties
+    }
+
+    async fn end(self) {
+        self.0.cancel();
+        self.1.close();
+        soon(self.1.wait()).await;
+    }
+}
+
+async fn submitted(queue: &JobQueue, key: &str) -> Arc<Job> {
+    let mut submission = Submission::new("work", None);
+    submission.idempotency_key = key.to_owned();
+    queue.submit(submission).await.expect("stored").0
+}
+
+async fn over(queue: &JobQueue, key: &str) -> JobKey {
+    let job = submitted(queue, key).await;
+    let over = queue.cancel(&job.key, String::new()).await;
+    over.expect("it waits").key.clone()
+}
+
+async fn is_there(queue: &JobQueue, key: &JobKey) -> bool {
+    match queue.get(key, View::Basic).await {
+        Ok(_) => true,
+        Err(Error::NotFound { .. }) => false,
+        Err(other) => panic!("{other}"),
+    }
+}
+
+async fn gone(queue: &JobQueue, key: &JobKey) {
+    soon(async {
+        while is_there(queue, key).await {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+async fn count(dir: &Path, sql: &'static str) -> i64 {
+    let mut connection = connect(dir.join("jobs.db")).await;
+    let row = sqlx::query(sql).fetch_one(&mut connection).await;
+    row.expect("a row").get(0)
+}
+
+/// A group of lives from submit to end, each with a retention of its own.
+fn lives(keys: &[JobKey], retention: Duration, clocks: &Clocks) -> Group {
+    let entries = keys.iter().flat_map(|key| {
+        let mut spec = JobSpec::of(Name::of("work"));
+        spec.retention.finished = retention;
+        let new = NewJob::new(key.clone(), spec, Some(Payload::data(vec![7; 1_000])));
+        let submit = Entry::Submit {
+            new: Box::new(new),
+            hand_over: true,
+        };
+        let change = Change::Finish {
+            attempt: 1,
+            outcome: Outcome::Succeeded(Some(Payload::data(vec![8; 5_000]))),
+            chance: 0.5,
+        };
+        let key = key.clone();
+        [submit, Entry::Change { key, change }]
+    });
+    group(entries.collect(), clocks)
+}
+
+fn group(entries: Vec<Entry>, clocks: &Clocks) -> Group {
+    Group {
+        entries,
+        demand: vec![],
+        terms: ClaimTerms {
+            worker_id: "w".to_owned(),
+            heard_at: clocks.steady(),
+            lease_until: clocks.steady().after(LEASE),
+        },
+        room: Default::default(),
+        key_limits: Arc::default(),
+        now: clocks.now(),
+    }
+}
+
+fn keys(count: usize) -> Vec<JobKey> {
+    let key = |_| JobKey {
+        tenant: default_tenant(),
+        id: JobId::new(Uuid::now_v7()),
+    };
+    (0..count).map(key).collect()
+}
+
+#[tokio::test]
+async fn a_job_goes_at_the_end_of_its_retention_and_not_before() {
+    let dir = folder();
+    let (queue, clocks) = open(sqlite(dir.path()).await).await;
+    let key = over(&queue, "").await;
+    clocks.pass(RETENTION_DEFAULT - INSTANT);
+    let done = queue.purge_due(10).await.expect("it is done");
+    assert_eq!((done.jobs, done.more), (0, false));
+    assert_eq!(done.next, Some(clocks.now().after(INSTANT)));
+    assert!(is_there(&queue, &key).await);
+    clocks.pass(INSTANT);
+    let done = queue.purge_due(10).await.expect("it is done");
+    assert_eq!((done.jobs, done.more, done.next), (1, false, None));
+    assert!(!is_there(&queue, &key).await);
+    queue.close().await;
+}
+
+#[tokio::test]
+async fn a_key_holds_for_a_day_whatever_the_retention_and_is_free_afterwards() {
+    let dir = folder();
+    let store = sqlite(dir.path()).await;
+    let clocks = Clocks::default();
+    let mut new = keys(1);
+    let mut spec = JobSpec::of(Name::of("work"));
+    spec.retention.finished = Duration::ZERO;
+    spec.idempotency_key = Some("k".to_owned());
+    let key = new.remove(0);
+    let submit = Entry::Submit {
+        new: Box::new(NewJob::new(key.clone(), spec, None)),
+        hand_over: false,
+    };
+    store
+        .commit(group(vec![submit], &clocks))
+        .await
+        .expect("stored");
+    let (queue, clocks) = open(store).await;
+    queue.cancel(&key, String::new()).await.expect("it waits");
+    clocks.pass(IDEMPOTENCY_KEY_KEPT - INSTANT);
+    assert_eq!(queue.purge_due(10).await.expect("it is done").jobs, 0);
+    clocks.pass(INSTANT);
+    assert_eq!(queue.purge_due(10).await.expect("it is done").jobs, 1);
+    let again = submitted(&queue, "k").await;
+    assert_ne!(again.key, key);
+    queue.close().await;
+}
+
+/// Goal: the duty wakes when a job ends that may go sooner than any other, and goes on after a failure.
+/// Method: it sleeps for a week's end already; jobs with no retention end, and the first purge fails.
+#[tokio::test]
+async fn retention_wakes_for_what_ends_and_outlives_failures() {
+    let dir = folder();
+    let store = Faulty::open(dir.path()).await;
+    let clocks = Clocks::default();
+    let waiting = keys(3);
+    let entries = waiting.iter().map(|key| {
+        let mut spec = JobSpec::of(Name::of("work"));
+        spec.retention.finished = Duration::ZERO;
+        Entry::Submit {
+            new: Box::new(NewJob::new(key.clone(), spec, None)),
+            hand_over: false,
+        }
+    });
+    store
+        .commit(group(entries.collect(), &clocks))
+        .await
+        .expect("stored");
+    let (queue, _) = open(store.clone()).await;
+    let duties = Duties::start(&queue);
+    let later = over(&queue, "").await;
+    for error in [
+        None,
+        Some(StoreError::DiskFull),
+        Some(StoreError::Internal("this test's fault".to_owned())),
+    ]
+    .into_iter()
+    .zip(&waiting)
+    {
+        let (error, key) = error;
+        if let Some(error) = error {
+            store.fail_next_purge(error);
+        }
+        queue.cancel(key, String::new()).await.expect("it waits");
+        gone(&queue, key).await;
+    }
+    assert!(is_there(&queue, &later).await);
+    duties.end().await;
+    queue.close().await;
+}
+
+/// Goal: what was asked for before the end is done, and nothing else is begun there: a queue that closes
+/// answers every removal, and claims nothing more.
+#[tokio::test]
+async fn a_queue_that_closes_removes_what_it_was_asked_to() {
+    let dir = folder();
+    let store = sqlite(dir.path()).await;
+    let over = keys(300);
+    for keys in over.chunks(100) {
+        let group = lives(keys, RETENTION_DEFAULT, &Clocks::default());
+        store.commit(group).await.expect("stored");
+    }
+    let (queue, _) = open(store).await;
+    let purge: Vec<Purge> = over.iter().cloned().map(Purge::Job).collect();
+    let (purged, ()) = soon(async { tokio::join!(queue.purge(purge), queue.close()) }).await;
+    let expected: Vec<Purged> = over.iter().cloned().map(Purged::Job).collect();
+    assert_eq!(purged.expect("it was asked first"), expected);
+    assert_eq!(count(dir.path(), "select count(*) from jobs").await, 0);
+}
+
+/// Goal: a call that finds the disk full before its first job says so, and loses nothing: the same call does
+/// all of it once there is room.
+#[tokio::test]
+async fn deleting_many_on_a_full_disk_says_so_and_is_done_later() {
+    let dir = folder();
+    let store = Faulty::open(dir.path()).await;
+    let over = keys(100);
+    let group = lives(&over, RETENTION_DEFAULT, &Clocks::default());
+    store.commit(group).await.expect("stored");
+    let (queue, _) = open(store.clone()).await;
+    let query = ListQuery::all(default_tenant());
+    store.fail_next_purge(StoreError::DiskFull);
+    let refused = queue.delete_many(query.clone(), 0, "").await;
+    assert!(
+        matches!(refused, Err(Error::Exhausted { .. })),
+        "{refused:?}"
+    );
+    let page = queue
+        .delete_many(query, 0, "")
+        .await
+        .expect("there is room");
+    assert_eq!((page.deleted, page.next_token), (100, None));
+    queue.close().await;
+}
+
+/// Goal: a purge of very many jobs leaves room for others, and takes nothing else. Method: submits one after
+/// the other while it runs; in the end exactly they are there.
+#[tokio::test]
+async fn others_come_in_between_while_many_jobs_go() {
+    let dir = folder();
+    let store = sqlite(dir.path()).await;
+    let clocks = Clocks::default();
+    for keys in keys(2_000).chunks(250) {
+        let group = lives(keys, Duration::ZERO, &clocks);
+        store.commit(group).await.expect("stored");
+    }
+    let (queue, _) = open(store).await;
+    let duties = Duties::start(&queue);
+    let due = "select count(*) from jobs where purge_at_us is not null";
+    let (mut meanwhile, mut kept) = (0, 0);
+    soon(async {
+        while count(dir.path(), due).await > 0 {
+            submitted(&queue, "").await;
+            meanwhile += 1;
+        }
+        kept = count(dir.path(), "select count(*) from jobs").await;
+    })
+    .await;
+    assert_eq!(kept, meanwhile);
+    assert!(meanwhile > 1, "{meanwhile}");
+    for table in [
+        "select count(*) from payloads",
+        "select count(*) from log_rests",
+    ] {
+        assert_eq!(count(dir.path(), table).await, 0, "{table}");
+    }
+    let segments = count(dir.path(), "select count(*) from segments").await;
+    assert_eq!(segments, meanwhile);
+    duties.end().await;
+    queue.close().await;
+}
+
+/// Goal: what a server that died left of a long log goes with the next one. Method: a purge of a job with
+/// many segments, a store that is dropped, and a queue that never hears of the job.
+#[tokio::test]
+async fn what_is_left_of_a_long_log_goes_after_a_crash() {
+    let dir = folder();
+    let clocks = Clocks::default();
+    let key = keys(1).remove(0);
+    {
+        let store = sqlite(dir.path()).await;
+        let mut spec = JobSpec::of(Name::of("work"));
+        spec.progress_interval = Duration::ZERO;
+        let new = Box::new(NewJob::new(key.clone(), spec, None));
+        let submit = Entry::Submit {
+            new,
+            hand_over: true,
+        };
+        store
+            .commit(group(vec![submit], &clocks))
+            .await
+            .expect("stored");
+        let report = || Change::Report {
+            attempt: 1,
+            reports: vec![Report::Output {
+                stream: "stdout".to_owned(),
+                chunk: Payload::text("x"),
+            }],
+            heard_at: clocks.steady(),
+            lease_until: clocks.steady().after(LEASE),
+        };
+        let finish = Change::Finish {
+            attempt: 1,
+            outcome: Outcome::Succeeded(None),
+            chance: 0.5,
+        };
+        for change in (0..900).map(|_| report()).chain([finish]) {
+            let key = key.clone();
+            let entries = vec![Entry::Change { key, change }];
+            store.commit(group(entries, &clocks)).await.expect("stored");
+        }
+        let purge = vec![Purge::Job(key.clone())];
+        store.purge(purge).await.expect("it is done");
+    }
+    let left = "select count(*) from segments";
+    assert!(count(dir.path(), left).await > 0, "it was not that long");
+    let (queue, _) = open(sqlite(dir.path()).await).await;
+    assert!(!is_there(&queue, &key).await);
+    let duties = Duties::start(&queue);
+    soon(async {
+        while count(dir.path(), "select count(*) from log_rests").await > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(count(dir.path(), left).await, 0);
+    duties.end().await;
+    queue.close().await;
+}
+
+/// Goal: room that was made is used again. Method: rounds of jobs that come and go; the file of the last one
+/// is as large as that of the first.
+#[tokio::test]
+async fn the_file_does_not_grow_over_rounds_of_jobs_that_come_and_go() {
+    let dir = folder();
+    let store = sqlite(dir.path()).await;
+    let clocks = Clocks::default();
+    let mut pages = Vec::new();
+    for _ in 0..5 {
+        let keys = keys(500);
+        for keys in keys.chunks(250) {
+            let group = lives(keys, Duration::ZERO, &clocks);
+            store.commit(group).await.expect("stored");
+        }
+        pages.push(count(dir.path(), "pragma page_count").await);
+        let mut left: Vec<Purge> = keys.into_iter().map(Purge::Job).collect();
+        while !left.is_empty() {
+            let some = left.len().min(32);
+            let purged = store.purge(left[..some].to_vec()).await;
+            let purged = purged.expect("it is done");
+            let done = |one: &&Purged| **one != Purged::Later;
+            left.drain(..purged.iter().filter(done).count());
+        }
+    }
+    let (first, last) = (pages[0], pages[4]);
+    assert!(first > 500, "{pages:?}");
+    assert!(last * 20 <= first * 21, "{pages:?}");
+    store.close().await;
+}
