@@ -46,7 +46,7 @@ async fn every_field_is_bounded_and_each_fault_is_named() {
     let dir = folder();
     let (server, _puppets) = TestServer::with_puppets(&dir).await;
     let mut watch = watch_jobs(&server, at_the_limits()).await;
-    let told = watch.to_end().await;
+    let told = watch.read_to_end().await;
     assert_eq!(told.gaps.len(), WATCH_JOB_IDS_MAX, "none of them exists");
     let least = pb::WatchJobsRequest {
         min_progress_interval: seconds(0, 0),
@@ -286,7 +286,7 @@ async fn results_of_any_size_come_with_their_jobs() {
         let result = pacenote::job::payload::Payload::text("r".repeat(size));
         puppet.end(Outcome::Succeeded(Some(result)));
     }
-    let told = watch.to_end().await;
+    let told = watch.read_to_end().await;
     assert_eq!(told.finished.len(), 4);
     for job in &told.finished {
         assert_eq!(*job, server.get(&job.job_id).await);
