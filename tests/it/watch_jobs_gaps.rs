@@ -118,7 +118,7 @@ async fn a_purge_is_told_by_job_where_jobs_were_asked_for_by_their_ids() {
     server.queue.purge(front).await.expect("purged");
     let told = resume(&server, request.clone(), &begun)
         .await
-        .to_end()
+        .read_to_end()
         .await;
     let gaps: Vec<(&str, i64, i64)> = told
         .gaps
