@@ -70,7 +70,7 @@ impl JobsWatched {
     }
 
     /// Reads until the end, which must be OK.
-    pub(crate) async fn to_end(&mut self) -> JobsTold {
+    pub(crate) async fn read_to_end(&mut self) -> JobsTold {
         let mut told = JobsTold::default();
         while let Some(message) = self.next().await.expect("the watch ends with OK") {
             told.add(message);
@@ -406,19 +406,22 @@ async fn a_watch_by_ids_ends_with_the_last_of_them_and_shows_their_results() {
         (unknown, 0)
     );
     puppet.succeed();
-    let rest = watch.to_end().await;
+    let rest = watch.read_to_end().await;
     assert_eq!(rest.sequences_of(&running), [3]);
     assert_eq!(rest.events.len(), 1, "nothing of {unasked}");
     assert_eq!(rest.finished, [server.get(&running).await]);
     // All of it once more, now that it is over, and from the cursor before the end.
-    let told_again = watch_jobs(&server, request.clone()).await.to_end().await;
+    let told_again = watch_jobs(&server, request.clone())
+        .await
+        .read_to_end()
+        .await;
     assert_eq!(told_again.finished_ids(), [over, running.clone()]);
     assert!(told_again.events.is_empty());
     let request = pb::WatchJobsRequest {
         after_cursor: told.cursor,
         ..request
     };
-    let again = watch_jobs(&server, request).await.to_end().await;
+    let again = watch_jobs(&server, request).await.read_to_end().await;
     assert_eq!(again.places(), rest.places());
     assert_eq!(again.finished_ids(), [running]);
     assert!(again.gaps.is_empty(), "it was said before the cursor");
@@ -476,7 +479,8 @@ async fn progress_is_merged_by_job_and_goes_before_the_next_other_event() {
         .await;
     assert_eq!(told.sequences_of(&one).last(), Some(&7));
     assert!(told.sequences_of(&one).is_sorted_by(|a, b| a < b));
-    (first.succeed(), second.succeed());
+    first.succeed();
+    second.succeed();
 }
 
 #[tokio::test]

@@ -118,7 +118,7 @@ async fn a_purge_is_told_by_job_where_jobs_were_asked_for_by_their_ids() {
     server.queue.purge(front).await.expect("purged");
     let told = resume(&server, request.clone(), &begun)
         .await
-        .to_end()
+        .read_to_end()
         .await;
     let gaps: Vec<(&str, i64, i64)> = told
         .gaps
@@ -133,7 +133,7 @@ async fn a_purge_is_told_by_job_where_jobs_were_asked_for_by_their_ids() {
         .collect();
     assert_eq!(gaps, [(first.as_str(), 0, 0), (second.as_str(), 1, 2)]);
     assert_eq!(told.finished_ids(), [second, third]);
-    let anew = watch_jobs(&server, request).await.to_end().await;
+    let anew = watch_jobs(&server, request).await.read_to_end().await;
     assert_eq!(anew.gaps.len(), 1, "only the job that is gone");
 }
 

@@ -108,7 +108,7 @@ async fn a_watch_can_be_cut_after_every_message_and_resumed_without_a_hole_or_a_
             after_cursor: before.cursor.clone(),
             ..ids(jobs)
         };
-        let told = watch_jobs(server, request).await.to_end().await;
+        let told = watch_jobs(server, request).await.read_to_end().await;
         assert_eq!((told.places(), told.finished_ids()), rest(whole, &before));
         assert!(told.snapshot.is_empty() && told.gaps.is_empty());
     });
@@ -293,7 +293,7 @@ async fn a_watch_by_ids_tells_each_end_once_whenever_it_begins() {
     let all = stream::iter(0..races).map(|_| async move {
         let jobs = join_all((0..4).map(|_| server.submit(submit_request("at-once")))).await;
         let jobs: Vec<&str> = jobs.iter().map(|job| job.job_id.as_str()).collect();
-        let told = watch_jobs(server, ids(&jobs)).await.to_end().await;
+        let told = watch_jobs(server, ids(&jobs)).await.read_to_end().await;
         let mut finished = told.finished_ids();
         finished.sort();
         let mut jobs: Vec<String> = jobs.iter().map(|id| (*id).to_owned()).collect();

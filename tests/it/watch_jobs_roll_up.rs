@@ -75,7 +75,7 @@ async fn a_roll_up_counts_those_that_match_and_ends_with_the_last_of_them() {
     };
     let told = watch.until(done).await;
     assert_eq!(told.roll_ups.last().expect("one").fraction, Some(1.0));
-    let told = by_ids.to_end().await;
+    let told = by_ids.read_to_end().await;
     let last = told.roll_ups.last().expect("at least the first");
     assert_eq!(counts(last), [0, 0, 1, 1, 1, 0]);
     assert!(told.events.is_empty() && told.finished.is_empty() && told.snapshot.is_empty());

@@ -80,6 +80,7 @@ const CASES: &[Case] = &[
         &[
             "SEARCH jobs USING PRIMARY KEY (tenant=? AND id>?)",
             "SEARCH j USING PRIMARY KEY (tenant=? AND id>? AND id<?)",
+            "SEARCH j USING PRIMARY KEY (tenant=? AND id=?)",
             "SEARCH s USING COVERING INDEX segments_of_job (tenant=? AND job_id=?)",
         ],
         &["TEMP B-TREE"],
@@ -89,6 +90,7 @@ const CASES: &[Case] = &[
         &[
             "SEARCH jobs USING COVERING INDEX jobs_batch (tenant=? AND batch_id=? AND id>?)",
             "SEARCH j USING INDEX jobs_batch (tenant=? AND batch_id=? AND id>? AND id<?)",
+            "SEARCH j USING PRIMARY KEY (tenant=? AND id=?)",
         ],
         &["TEMP B-TREE"],
     ),

@@ -170,37 +170,44 @@ select max(
         where first_position = (select max(first_position) from segments)), 0),
     (select value from meta where name = 'next_position') - 1)";
 
-/// A scan: which jobs it looks at, and its condition on the jobs themselves.
+/// A scan: which jobs it looks at, and its condition on the jobs themselves. In the order of the ids it goes
+/// by alone, it ends at its limit; the few rows of the part are put in order by whoever reads them.
 macro_rules! scan {
-    ($looked_at:literal, $condition:literal) => {
+    ($jobs:literal, $looked_at:literal, $condition:literal) => {
         concat!(
             "with bounds as materialized (
                  select max(id) as last from (
                      select id from jobs where ",
             $looked_at,
-            " and id > $2 order by id limit $3 + 0))
+            " and id > $2 order by id limit $3 + 0)),
+             part as materialized (
+                 select j.id from ",
+            $jobs,
+            " where ",
+            $condition,
+            " and j.id > $2 and j.id <= (select last from bounds)
+                 and ($4 = 0 or j.state not in ('succeeded', 'failed', 'cancelled', 'expired'))
+                 and ($5 = '[]' or j.job_type in (select value from json_each($5)))
+                 and ($6 = '[]' or j.queue in (select value from json_each($6)))
+                 order by j.id limit $7 + 0)
              select ",
             job_columns!(),
             ", (select first_position from segments s where s.tenant = j.tenant and s.job_id = j.id
                   order by s.first_sequence desc limit 1),
                  bounds.last
-             from bounds left join jobs j on ",
-            $condition,
-            " and j.id > $2 and j.id <= bounds.last
-                 and ($4 = 0 or j.state not in ('succeeded', 'failed', 'cancelled', 'expired'))
-                 and ($5 = '[]' or j.job_type in (select value from json_each($5)))
-                 and ($6 = '[]' or j.queue in (select value from json_each($6)))
-             order by j.id limit $7 + 0"
+             from bounds left join part left join jobs j on j.tenant = $1 and j.id = part.id"
         )
     };
 }
 
 /// Of the `$3` jobs behind id `$2`, or behind the first, those that the filter's columns let through, at
 /// most `$7`. One row at least, which says how far it goes.
-pub(super) const SCAN: &str = scan!("tenant = $1", "j.tenant = $1");
+pub(super) const SCAN: &str = scan!("jobs j", "tenant = $1", "j.tenant = $1");
 
-/// The same in batch `$8`.
+/// The same in batch `$8`. By its index: ids bound it on both sides, but there may be any number of other
+/// jobs between them.
 pub(super) const SCAN_BATCH: &str = scan!(
+    "jobs j indexed by jobs_batch",
     "tenant = $1 and batch_id = $8",
     "j.tenant = $1 and j.batch_id = $8"
 );
@@ -394,6 +401,7 @@ pub(super) async fn scan(readers: &Readers, query: &ScanQuery) -> Result<Scan, R
         jobs: Vec::with_capacity(rows.len()),
         through: None,
     };
+    let mut last_read = None;
     for row in &rows {
         let last = row.blob(JOB_COLUMNS + 1)?;
         scan.through = last.map(rows::job_id).transpose()?;
@@ -401,14 +409,16 @@ pub(super) async fn scan(readers: &Readers, query: &ScanQuery) -> Result<Scan, R
             continue;
         };
         let job = Arc::new(rows::job(row)?);
-        if rows.len() == query.limit.max(1) {
-            // There may be more of them before the last one looked at.
-            scan.through = Some(job.key.id);
-        }
+        last_read = last_read.max(Some(job.key.id));
         if filter.admits(&job) {
             scan.jobs.push(Scanned { job, position });
         }
     }
+    if last_read.is_some() && rows.len() == query.limit.max(1) {
+        // There may be more of them before the last one looked at.
+        scan.through = last_read;
+    }
+    scan.jobs.sort_unstable_by_key(|found| found.job.key.id);
     Ok(scan)
 }
 
