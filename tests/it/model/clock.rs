@@ -49,7 +49,12 @@ impl TestClock {
 
     /// The id that the next job is given.
     pub(super) fn next_id(&self) -> JobId {
-        id(self.0.lock().expect("no panic").ids + 1)
+        self.id_after(0)
+    }
+
+    /// The id that is given after so many others.
+    pub(super) fn id_after(&self, others: u64) -> JobId {
+        id(self.0.lock().expect("no panic").ids + 1 + others)
     }
 }
 

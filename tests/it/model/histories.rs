@@ -14,12 +14,8 @@ use crate::invariants::{Checker, Invariant};
 
 fn submit(tenant: u8, idempotency_key: Option<u8>) -> Step {
     Step::Call(Call::Submit(Submit {
-        tenant,
-        job_type: Type::Work,
-        priority: 0,
         idempotency_key,
-        input: 0,
-        with_place: false,
+        ..Submit::plain(tenant, Type::Work)
     }))
 }
 

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use pacenote::job::JobState;
 use pacenote::job::JobState::{
-    Cancelled, Cancelling, Failed, Queued, Running, Scheduled, Succeeded,
+    Cancelled, Cancelling, Expired, Failed, Queued, Running, Scheduled, Succeeded,
 };
 use pacenote::job::limits::{ATTEMPTS_LOST_MAX, LEASE};
 use pacenote::job::name::{JobId, JobKey, Name};
-use pacenote::job::policy::RetryPolicy;
+use pacenote::job::policy::{OnConflict, RetryPolicy};
 use pacenote::job::time::Timestamp;
 use pacenote::queue::Lease;
 
-use super::steps::{End, Type};
+use super::steps::{End, Submit, Type};
 
 /// Every job as it should be.
 #[derive(Clone, Default, Debug)]
@@ -27,16 +27,18 @@ pub(super) struct Reference {
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct Expected {
     pub(super) state: JobState,
-    pub(super) job_type: Type,
-    pub(super) priority: i32,
     pub(super) run_at: Timestamp,
     pub(super) attempt: u32,
     pub(super) charged: u32,
     pub(super) lost: u32,
     /// By the steady clock; of a job that is leased.
     lease_until: Timestamp,
+    /// Of a job that waits: when it expires.
+    deadline_at: Option<Timestamp>,
+    expires_at: Option<Timestamp>,
     idempotency_key: Option<String>,
-    input: u8,
+    /// What was asked for.
+    pub(super) request: Submit,
 }
 
 /// What a call should be answered.
@@ -46,6 +48,8 @@ pub(super) enum Reply {
     Job(JobKey, JobState),
     /// With the job that the key made before.
     Deduplicated(JobKey, JobState),
+    /// With all of them.
+    Batch(Vec<Reply>),
     /// With nothing but that it is done.
     Done,
     Refused(Refused),
@@ -55,6 +59,8 @@ pub(super) enum Reply {
 pub(super) enum Refused {
     NotFound,
     KeyReused(JobId),
+    UniqueTaken(JobId),
+    BatchTaken,
     StaleLease,
     NotCancelling,
     /// The process died: nobody knows.
@@ -90,46 +96,123 @@ impl Type {
     }
 }
 
-/// A submit that is well formed.
-pub(super) struct Request {
-    pub(super) key: JobKey,
-    pub(super) job_type: Type,
-    pub(super) priority: i32,
-    pub(super) idempotency_key: Option<String>,
-    pub(super) input: u8,
+/// What becomes of a new job.
+enum Standing {
+    New,
+    Instead(JobKey),
+    /// These, none of which may be left.
+    Replaces(Vec<JobKey>),
+    Refused(Refused),
 }
 
 impl Reference {
-    pub(super) fn submit(&mut self, request: Request, now: Timestamp) -> Reply {
-        let tenant = request.key.tenant.clone();
-        let of_tenant = request.idempotency_key.clone().map(|key| (tenant, key));
-        if let Some(made) = of_tenant.as_ref().and_then(|key| self.keys.get(key)) {
-            let job = &self.jobs[made];
-            let same = (job.job_type, job.priority, job.input)
-                == (request.job_type, request.priority, request.input);
-            return if same {
-                Reply::Deduplicated(made.clone(), job.state)
-            } else {
-                Reply::Refused(Refused::KeyReused(made.id))
-            };
+    pub(super) fn submit(&mut self, key: JobKey, submit: &Submit, now: Timestamp) -> Reply {
+        match self.standing(&key.tenant, submit) {
+            Standing::Refused(refused) => return Reply::Refused(refused),
+            Standing::Instead(made) => {
+                let state = self.jobs[&made].state;
+                return Reply::Deduplicated(made, state);
+            }
+            Standing::Replaces(before) => {
+                for key in before {
+                    self.cancel(&key);
+                }
+            }
+            Standing::New => {}
         }
-        if let Some(of_tenant) = of_tenant {
-            self.keys.insert(of_tenant, request.key.clone());
+        let idempotency_key = submit.idempotency_key.map(text_of);
+        if let Some(text) = &idempotency_key {
+            let of_tenant = (key.tenant.clone(), text.clone());
+            self.keys.insert(of_tenant, key.clone());
         }
+        let run_at = now.after(seconds(submit.delay).unwrap_or_default());
+        let in_time = |timeout| seconds(timeout).map(|timeout| run_at.after(timeout));
+        let expires_at = in_time(submit.total_timeout);
+        let state = if run_at > now { Scheduled } else { Queued };
         let job = Expected {
-            state: Queued,
-            job_type: request.job_type,
-            priority: request.priority,
-            run_at: now,
+            state,
+            run_at,
             attempt: 0,
             charged: 0,
             lost: 0,
             lease_until: Timestamp::default(),
-            idempotency_key: request.idempotency_key,
-            input: request.input,
+            deadline_at: expires_at
+                .into_iter()
+                .chain(in_time(submit.queue_timeout))
+                .min(),
+            expires_at,
+            idempotency_key,
+            request: submit.request(),
         };
-        self.jobs.insert(request.key.clone(), job);
-        Reply::Job(request.key, Queued)
+        self.jobs.insert(key.clone(), job);
+        Reply::Job(key, state)
+    }
+
+    /// All of them, or none.
+    pub(super) fn submit_batch(&mut self, jobs: &[(JobKey, Submit)], now: Timestamp) -> Reply {
+        let refused = jobs.iter().any(|(key, submit)| {
+            let standing = self.standing(&key.tenant, submit);
+            matches!(standing, Standing::Refused(_))
+        });
+        if refused {
+            return Reply::Refused(Refused::BatchTaken);
+        }
+        let jobs = jobs.iter();
+        Reply::Batch(
+            jobs.map(|(key, submit)| self.submit(key.clone(), submit, now))
+                .collect(),
+        )
+    }
+
+    fn standing(&self, tenant: &Name, submit: &Submit) -> Standing {
+        let text = submit.idempotency_key.map(text_of);
+        let made = text.and_then(|text| self.keys.get(&(tenant.clone(), text)));
+        if let Some(made) = made {
+            return if self.jobs[made].request == submit.request() {
+                Standing::Instead(made.clone())
+            } else {
+                Standing::Refused(Refused::KeyReused(made.id))
+            };
+        }
+        let Some((place, choice)) = submit.unique else {
+            return Standing::New;
+        };
+        // The newest first.
+        let rivals: Vec<(&JobKey, &Expected)> = self
+            .jobs
+            .iter()
+            .rev()
+            .filter(|(key, job)| {
+                let its = job.request.unique.map(|(place, _)| place);
+                let of_type = job.request.job_type == submit.job_type;
+                let open = !job.state.is_terminal();
+                key.tenant == *tenant && of_type && its == Some(place) && open
+            })
+            .collect();
+        let Some((newest, _)) = rivals.first() else {
+            return Standing::New;
+        };
+        let waiting = rivals.iter().filter(|(_, job)| job.state.is_waiting());
+        match choice {
+            OnConflict::ReturnExisting => Standing::Instead((*newest).clone()),
+            OnConflict::Reject => Standing::Refused(Refused::UniqueTaken(newest.id)),
+            OnConflict::ReplaceWaiting => {
+                Standing::Replaces(waiting.map(|(key, _)| (*key).clone()).collect())
+            }
+            OnConflict::CancelRunning => {
+                Standing::Replaces(rivals.iter().map(|(key, _)| (*key).clone()).collect())
+            }
+        }
+    }
+
+    /// Whether a job has to wait for another one with its concurrency key.
+    fn is_held_up(&self, key: &JobKey, job: &Expected) -> bool {
+        let shared = job.request.concurrency_key;
+        shared.is_some()
+            && self.jobs.iter().any(|(other_key, other)| {
+                let same = other_key.tenant == key.tenant;
+                same && other.request.concurrency_key == shared && other.state.is_leased()
+            })
     }
 
     /// Whether a job may be claimed before all others of its tenant and type. What came in the same commit
@@ -138,10 +221,11 @@ impl Reference {
         let Some(job) = self.jobs.get(key) else {
             return false;
         };
-        let order = |key: &JobKey, job: &Expected| (-job.priority, job.run_at, key.id);
+        let order = |key: &JobKey, job: &Expected| (-job.request.priority, job.run_at, key.id);
         let mut rivals = self.jobs.iter().filter(|(rival, other)| {
-            let waits = other.state == Queued && other.job_type == job.job_type;
-            waits && *rival != key && Some(*rival) != newcomer
+            let waits = other.state == Queued && other.request.job_type == job.request.job_type;
+            let can_run = waits && !self.is_held_up(rival, other);
+            can_run && *rival != key && Some(*rival) != newcomer
         });
         let first = if newcomer == Some(key) {
             rivals.next().is_none()
@@ -150,12 +234,15 @@ impl Reference {
                 rival.tenant != key.tenant || order(rival, other) > order(key, job)
             })
         };
-        job.state == Queued && first
+        job.state == Queued && !self.is_held_up(key, job) && first
     }
 
+    /// Whether a job could run, if there were a place for it.
     pub(super) fn any_waits(&self, job_type: Type) -> bool {
-        let mut jobs = self.jobs.values();
-        jobs.any(|job| job.job_type == job_type && job.state == Queued)
+        self.jobs.iter().any(|(key, job)| {
+            let waits = job.request.job_type == job_type && job.state == Queued;
+            waits && !self.is_held_up(key, job)
+        })
     }
 
     pub(super) fn claim(&mut self, key: &JobKey, steady: Timestamp) {
@@ -163,6 +250,7 @@ impl Reference {
             job.state = Running;
             job.attempt += 1;
             job.lease_until = steady.after(LEASE);
+            job.deadline_at = None;
         }
     }
 
@@ -184,10 +272,11 @@ impl Reference {
         if matches!(end, End::IsCancelled) && job.state != Cancelling {
             return Reply::Refused(Refused::NotCancelling);
         }
-        let handed_back = matches!(end, End::HandsBack);
+        let uncharged = matches!(end, End::HandsBack | End::Snoozes(_));
         job.lost = 0;
-        job.charged += u32::from(!handed_back);
-        let policy = job.job_type.policy();
+        job.charged += u32::from(!uncharged);
+        job.deadline_at = job.expires_at;
+        let policy = job.request.job_type.policy();
         job.state = match end {
             _ if job.state == Cancelling => Cancelled,
             End::Succeeds => Succeeded,
@@ -198,7 +287,14 @@ impl Reference {
             }
             End::Fails(_) | End::FailsForGood => Failed,
             End::IsCancelled => Cancelled,
-            End::HandsBack => Queued,
+            End::HandsBack => {
+                job.run_at = job.run_at.min(now);
+                Queued
+            }
+            End::Snoozes(for_) => {
+                job.run_at = now.after(Duration::from_secs(u64::from(for_)));
+                Scheduled
+            }
         };
         Reply::Job(lease.key.clone(), job.state)
     }
@@ -231,19 +327,28 @@ impl Reference {
         }
     }
 
+    /// Whatever waits beyond its deadline is over.
+    pub(super) fn expire(&mut self, now: Timestamp) {
+        let waiting = self.jobs.values_mut().filter(|job| job.state.is_waiting());
+        for job in waiting.filter(|job| job.deadline_at.is_some_and(|at| at <= now)) {
+            job.state = Expired;
+        }
+    }
+
     /// Every attempt whose lease ended before `before` is lost.
     pub(super) fn lose(&mut self, before: Timestamp, now: Timestamp) {
         let jobs = self.jobs.values_mut();
         for job in jobs.filter(|job| job.state.is_leased() && job.lease_until < before) {
             job.charged += 1;
             job.lost += 1;
-            let spent =
-                job.lost >= ATTEMPTS_LOST_MAX || job.charged >= job.job_type.policy().max_attempts;
+            let spent = job.lost >= ATTEMPTS_LOST_MAX
+                || job.charged >= job.request.job_type.policy().max_attempts;
             job.state = match job.state {
                 Cancelling => Cancelled,
                 _ if spent => Failed,
                 _ => {
                     job.run_at = now;
+                    job.deadline_at = job.expires_at;
                     Queued
                 }
             };
@@ -264,4 +369,13 @@ impl Reference {
         let job = self.jobs.get(key);
         job.is_some_and(|job| job.state.is_terminal())
     }
+}
+
+/// An idempotency key as it is sent.
+pub(super) fn text_of(key: u8) -> String {
+    format!("key {key}")
+}
+
+pub(super) fn seconds(given: Option<u8>) -> Option<Duration> {
+    given.map(|seconds| Duration::from_secs(u64::from(seconds)))
 }

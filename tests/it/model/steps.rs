@@ -1,5 +1,6 @@
 //! What may happen, one step after another, and how steps are drawn.
 
+use pacenote::job::policy::OnConflict;
 use proptest::prelude::*;
 use proptest_state_machine::ReferenceStateMachine;
 
@@ -27,6 +28,8 @@ pub(crate) enum Step {
 #[derive(Clone, Debug)]
 pub(crate) enum Call {
     Submit(Submit),
+    /// All of them, or none: of one tenant, with a key each or none, and without unique places.
+    Batch(Vec<Submit>),
     /// What an attempt tells, whether or not it holds the lease.
     Report(Pick, Telling),
     /// How an attempt ended, by its own word, whether or not it holds the lease.
@@ -40,7 +43,7 @@ pub(crate) enum Call {
 }
 
 /// A request.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Submit {
     pub(crate) tenant: u8,
     pub(crate) job_type: Type,
@@ -48,8 +51,46 @@ pub(crate) struct Submit {
     pub(crate) idempotency_key: Option<u8>,
     /// The input. With a key, another one is another request.
     pub(crate) input: u8,
+    /// When it may begin: in so many seconds.
+    pub(crate) delay: Option<u8>,
+    /// One of two places that it is to be the only one of.
+    pub(crate) unique: Option<(u8, OnConflict)>,
+    /// One of two keys, with each of which one job runs at once.
+    pub(crate) concurrency_key: Option<u8>,
+    /// Seconds that it may wait before it begins.
+    pub(crate) queue_timeout: Option<u8>,
+    /// Seconds that it may take, all in all.
+    pub(crate) total_timeout: Option<u8>,
     /// A place is free when it comes.
     pub(crate) with_place: bool,
+}
+
+impl Submit {
+    /// Nothing asked for but a type.
+    pub(crate) fn plain(tenant: u8, job_type: Type) -> Self {
+        Self {
+            tenant,
+            job_type,
+            priority: 0,
+            idempotency_key: None,
+            input: 0,
+            delay: None,
+            unique: None,
+            concurrency_key: None,
+            queue_timeout: None,
+            total_timeout: None,
+            with_place: false,
+        }
+    }
+
+    /// What has to be the same for a key to give the same job.
+    pub(crate) fn request(&self) -> Self {
+        Self {
+            idempotency_key: None,
+            with_place: false,
+            ..self.clone()
+        }
+    }
 }
 
 /// Which one of those that there are, counted round.
@@ -94,6 +135,8 @@ pub(crate) enum End {
     FailsForGood,
     IsCancelled,
     HandsBack,
+    /// For so many seconds.
+    Snoozes(u8),
 }
 
 /// Whether a watch is cut before it is read.
@@ -142,7 +185,7 @@ impl ReferenceStateMachine for Steps {
     fn preconditions(sketch: &Sketch, step: &Step) -> bool {
         match step {
             Step::Call(call) | Step::Crash(Some((call, _))) => match call {
-                Call::Submit(_) => true,
+                Call::Submit(_) | Call::Batch(_) => true,
                 Call::Report(..) | Call::Finish(..) => sketch.places > 0,
                 Call::Cancel(_)
                 | Call::CancelAsStranger(_)
@@ -160,6 +203,7 @@ impl ReferenceStateMachine for Steps {
                 sketch.submits += 1;
                 sketch.places += usize::from(submit.with_place);
             }
+            Step::Call(Call::Batch(jobs)) => sketch.submits += jobs.len(),
             Step::Claim(_) => sketch.places += 1,
             _ => {}
         }
@@ -170,6 +214,7 @@ impl ReferenceStateMachine for Steps {
 fn call() -> impl Strategy<Value = Call> {
     prop_oneof![
         5 => submit().prop_map(Call::Submit),
+        1 => proptest::collection::vec(submit(), 1..5).prop_map(batch),
         3 => (pick(), telling()).prop_map(|(pick, telling)| Call::Report(pick, telling)),
         5 => (pick(), end()).prop_map(|(pick, end)| Call::Finish(pick, end)),
         2 => pick().prop_map(Call::Cancel),
@@ -182,16 +227,52 @@ fn call() -> impl Strategy<Value = Call> {
 fn submit() -> impl Strategy<Value = Submit> {
     let key = proptest::option::weighted(0.4, 0..3_u8);
     let scalars = (0..2_u8, job_type(), -1..=1_i8, key, 0..2_u8, any::<bool>());
-    scalars.prop_map(
-        |(tenant, job_type, priority, idempotency_key, input, with_place)| Submit {
+    let rarely = |range| proptest::option::weighted(0.15, range);
+    let unique = proptest::option::weighted(0.2, (0..2_u8, on_conflict()));
+    let waits = (
+        rarely(1..30_u8),
+        unique,
+        rarely(0..2_u8),
+        rarely(1..60_u8),
+        rarely(1..60_u8),
+    );
+    (scalars, waits).prop_map(|(scalars, waits)| {
+        let (tenant, job_type, priority, idempotency_key, input, with_place) = scalars;
+        let (delay, unique, concurrency_key, queue_timeout, total_timeout) = waits;
+        Submit {
             tenant,
             job_type,
             priority,
             idempotency_key,
             input,
+            delay,
+            unique,
+            concurrency_key,
+            queue_timeout,
+            total_timeout,
             with_place,
-        },
-    )
+        }
+    })
+}
+
+fn on_conflict() -> impl Strategy<Value = OnConflict> {
+    prop_oneof![
+        Just(OnConflict::ReturnExisting),
+        Just(OnConflict::Reject),
+        Just(OnConflict::ReplaceWaiting),
+        Just(OnConflict::CancelRunning),
+    ]
+}
+
+/// Keys of its own: two jobs of a batch with one key would be refused before the store is asked.
+fn batch(mut jobs: Vec<Submit>) -> Call {
+    let tenant = jobs.first().map_or(0, |job| job.tenant);
+    for (job, place) in jobs.iter_mut().zip(10..) {
+        job.tenant = tenant;
+        job.unique = None;
+        job.idempotency_key = job.idempotency_key.map(|_| place);
+    }
+    Call::Batch(jobs)
 }
 
 fn pick() -> impl Strategy<Value = Pick> {
@@ -220,6 +301,7 @@ fn end() -> impl Strategy<Value = End> {
         1 => Just(End::FailsForGood),
         2 => Just(End::IsCancelled),
         1 => Just(End::HandsBack),
+        1 => (1..30_u8).prop_map(End::Snoozes),
     ]
 }
 

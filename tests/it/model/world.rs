@@ -18,15 +18,15 @@ use pacenote::job::progress::Progress;
 use pacenote::job::time::Clock;
 use pacenote::job::{Job, JobState, Outcome, Report};
 use pacenote::queue::{
-    EventQuery, Handed, JobQueue, KnownType, Lease, Places, QueueSettings, Submission, Watch,
-    WatchContent, WatchOptions,
+    EventQuery, Handed, JobQueue, KnownType, Lease, Places, QueueSettings, Start, Submission,
+    TimeoutOverrides, UniqueRequest, Watch, WatchContent, WatchOptions,
 };
 use pacenote::store::{JobStore, ListQuery, Purge, Purged, View};
 use tokio::sync::{mpsc, oneshot};
 
 use super::clock::TestClock;
 use super::mortal::{Lie, Mortal};
-use super::reference::{Expected, Reference, Refused, Reply, Request};
+use super::reference::{Expected, Reference, Refused, Reply, seconds, text_of};
 use super::steps::{Call, Dies, End, Step, Submit, Telling, Type};
 use crate::harness::soon;
 use crate::invariants::Checker;
@@ -216,7 +216,10 @@ impl World {
     /// Takes what was claimed for a place that was given, or the place. A job that came with the place is
     /// claimed in its own commit or behind all that waited before it.
     async fn take_handed(&mut self, job_type: Type, newcomer: Option<&JobKey>) {
-        self.queue().settle().await;
+        // What has to wait for others is set aside first, and the next group looks again.
+        for _ in 0..4 {
+            self.queue().settle().await;
+        }
         let mut claims = 0;
         while let Ok(handed) = self.process().handed.try_recv() {
             claims += 1;
@@ -246,6 +249,10 @@ impl World {
             self.mismatches.push(format!("make_due: {error:?}"));
         }
         self.reference.become_due(self.clock.now());
+        if let Err(error) = soon(self.queue().expire_waiting()).await {
+            self.mismatches.push(format!("expire_waiting: {error:?}"));
+        }
+        self.reference.expire(self.clock.now());
     }
 
     async fn sweep(&mut self) {
@@ -283,6 +290,7 @@ impl World {
     async fn make(&mut self, call: Call, dies: bool) -> Option<(Reply, Reply)> {
         Some(match call {
             Call::Submit(submit) => self.submit(submit, dies).await,
+            Call::Batch(submits) => self.submit_batch(submits).await,
             Call::Report(pick, telling) => {
                 let lease = pick.of(&self.leases)?.clone();
                 let expected = self.reference.report(&lease, self.clock.steady());
@@ -329,54 +337,30 @@ impl World {
     }
 
     async fn submit(&mut self, submit: Submit, dies: bool) -> (Reply, Reply) {
-        let tenant = TENANTS[usize::from(submit.tenant) % TENANTS.len()];
-        let tenant = Name::new(tenant).expect("a name");
-        let idempotency_key = submit.idempotency_key.map(|key| format!("key {key}"));
         let key = JobKey {
-            tenant: tenant.clone(),
+            tenant: tenant_of(&submit),
             id: self.clock.next_id(),
         };
-        let request = Request {
-            key: key.clone(),
-            job_type: submit.job_type,
-            priority: i32::from(submit.priority),
-            idempotency_key: idempotency_key.clone(),
-            input: submit.input,
-        };
-        let expected = self.reference.submit(request, self.clock.now());
-        let submission = Submission {
-            tenant,
-            priority: i32::from(submit.priority),
-            idempotency_key: idempotency_key.clone().unwrap_or_default(),
-            ..Submission::new(
-                submit.job_type.name().as_str(),
-                Some(Payload::text(submit.input.to_string())),
-            )
-        };
+        let expected = self
+            .reference
+            .submit(key.clone(), &submit, self.clock.now());
         let with_place = submit.with_place && !dies;
         if with_place {
             let job_type = submit.job_type.name();
             self.process().places.give_back(&job_type);
         }
-        let submitted = soon(self.queue().submit(submission)).await;
-        if self.reference.jobs.contains_key(&key) {
-            self.made.push(key.clone());
-        }
+        let submitted = soon(self.queue().submit(submission(&submit))).await;
+        self.note_made(&key);
         let found = match submitted {
             Err(error) => refused(error),
             Ok((job, deduplicated)) => {
-                self.see(Observation::Submitted {
-                    job: Seen::of(&job),
-                    idempotency_key,
-                });
-                let state = job.state;
-                let made = job.key.clone();
-                if deduplicated {
-                    Reply::Deduplicated(made, state)
-                } else {
-                    // With a place, it may run already.
-                    let handed_over = with_place && state == JobState::Running;
-                    Reply::Job(made, if handed_over { JobState::Queued } else { state })
+                let found = self.submitted(&submit, &job, deduplicated);
+                // With a place, it may run already.
+                match found {
+                    Reply::Job(key, JobState::Running) if with_place => {
+                        Reply::Job(key, JobState::Queued)
+                    }
+                    as_it_is => as_it_is,
                 }
             }
         };
@@ -384,6 +368,64 @@ impl World {
             self.take_handed(submit.job_type, Some(&key)).await;
         }
         (expected, found)
+    }
+
+    async fn submit_batch(&mut self, submits: Vec<Submit>) -> (Reply, Reply) {
+        // The batch has an id of its own, before those of its jobs.
+        let jobs: Vec<_> = (1..)
+            .zip(&submits)
+            .map(|(place, submit)| {
+                let key = JobKey {
+                    tenant: tenant_of(submit),
+                    id: self.clock.id_after(place),
+                };
+                (key, submit.clone())
+            })
+            .collect();
+        let expected = self.reference.submit_batch(&jobs, self.clock.now());
+        let submissions = submits.iter().map(submission).collect();
+        let stored = soon(self.queue().submit_batch(submissions)).await;
+        for (key, _) in &jobs {
+            self.note_made(key);
+        }
+        let found = match stored {
+            Err(error) => refused(error),
+            Ok(batch) => {
+                let stored = submits.iter().zip(&batch.jobs);
+                let replies =
+                    stored.map(|(submit, (job, known))| self.submitted(submit, job, *known));
+                Reply::Batch(replies.collect())
+            }
+        };
+        (expected, found)
+    }
+
+    fn note_made(&mut self, key: &JobKey) {
+        if self.reference.jobs.contains_key(key) {
+            self.made.push(key.clone());
+        }
+    }
+
+    /// A submit was acknowledged with this job.
+    fn submitted(&mut self, submit: &Submit, job: &Job, deduplicated: bool) -> Reply {
+        let idempotency_key = submit.idempotency_key.map(text_of);
+        let seen = Seen::of(job);
+        let by_place = deduplicated
+            && (idempotency_key.is_none() || job.spec.idempotency_key != idempotency_key);
+        self.see(if by_place {
+            Observation::Answered(seen)
+        } else {
+            Observation::Submitted {
+                job: seen,
+                idempotency_key,
+            }
+        });
+        let (key, state) = (job.key.clone(), in_line(job.state));
+        if deduplicated {
+            Reply::Deduplicated(key, state)
+        } else {
+            Reply::Job(key, state)
+        }
     }
 
     async fn finish(&mut self, lease: &Lease, end: End) -> (Reply, Reply) {
@@ -400,6 +442,7 @@ impl World {
             End::FailsForGood => Outcome::Failed(JobError::permanent("BROKEN", "for good")),
             End::IsCancelled => Outcome::Cancelled,
             End::HandsBack => Outcome::HandedBack,
+            End::Snoozes(for_) => Outcome::Snoozed(Duration::from_secs(u64::from(for_))),
         };
         let finished = soon(self.queue().finish(lease, Vec::new(), outcome)).await;
         if let Ok(job) = &finished {
@@ -646,30 +689,70 @@ impl World {
     }
 }
 
-type Outline = (JobState, u32, u32, u32, i32, Option<i64>);
+type Outline = (JobState, u32, u32, u32, i8, Option<i64>);
 
 fn outline(job: &Expected) -> Outline {
-    let waits = matches!(job.state, JobState::Queued | JobState::Scheduled);
+    let waits = job.state.is_waiting();
     (
         job.state,
         job.attempt,
         job.charged,
         job.lost,
-        job.priority,
+        job.request.priority,
         waits.then(|| job.run_at.as_micros()),
     )
 }
 
 fn outline_of(job: &Job) -> Outline {
-    let waits = matches!(job.state, JobState::Queued | JobState::Scheduled);
+    let waits = job.state.is_waiting();
     (
-        job.state,
+        in_line(job.state),
         job.attempt,
         job.attempts_charged,
         job.attempts_lost,
-        job.spec.priority,
+        i8::try_from(job.spec.priority).unwrap_or(i8::MAX),
         waits.then(|| job.run_at.as_micros()),
     )
+}
+
+/// Whether a job that could run but for its concurrency key stands in its lane or beside it is the
+/// server's own business: what matters is who runs.
+fn in_line(state: JobState) -> JobState {
+    match state {
+        JobState::Blocked => JobState::Queued,
+        as_it_is => as_it_is,
+    }
+}
+
+fn tenant_of(submit: &Submit) -> Name {
+    let tenant = TENANTS[usize::from(submit.tenant) % TENANTS.len()];
+    Name::new(tenant).expect("a name")
+}
+
+fn submission(submit: &Submit) -> Submission {
+    let input = Payload::text(submit.input.to_string());
+    let delay = seconds(submit.delay);
+    Submission {
+        tenant: tenant_of(submit),
+        priority: i32::from(submit.priority),
+        idempotency_key: submit.idempotency_key.map(text_of).unwrap_or_default(),
+        start: delay.map_or(Start::AtOnce, Start::After),
+        unique: submit.unique.map(|(place, choice)| UniqueRequest {
+            key: format!("place {place}"),
+            on_conflict: Some(choice),
+            window: None,
+        }),
+        concurrency_key: submit
+            .concurrency_key
+            .map(|key| format!("shared-{key}"))
+            .unwrap_or_default(),
+        timeouts: TimeoutOverrides {
+            queue_timeout: seconds(submit.queue_timeout),
+            total_timeout: seconds(submit.total_timeout),
+            ..TimeoutOverrides::default()
+        },
+        ..Submission::new(submit.job_type.name().as_str(), Some(input))
+    }
 }
 
 /// The same job, asked for by another tenant.
@@ -685,7 +768,7 @@ fn stranger(key: &JobKey) -> JobKey {
 
 fn reply(answer: Result<Arc<Job>, Error>) -> Reply {
     match answer {
-        Ok(job) => Reply::Job(job.key.clone(), job.state),
+        Ok(job) => Reply::Job(job.key.clone(), in_line(job.state)),
         Err(error) => refused(error),
     }
 }
@@ -694,6 +777,8 @@ fn refused(error: Error) -> Reply {
     Reply::Refused(match error {
         Error::NotFound { .. } => Refused::NotFound,
         Error::KeyReused { id } => Refused::KeyReused(id),
+        Error::UniqueTaken { id } => Refused::UniqueTaken(id),
+        Error::BatchTaken { .. } => Refused::BatchTaken,
         Error::Precondition(Precondition::StaleLease) => Refused::StaleLease,
         Error::Precondition(Precondition::NotCancelling) => Refused::NotCancelling,
         Error::Unavailable { .. } => Refused::Unknown,
