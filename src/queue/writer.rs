@@ -359,13 +359,14 @@ impl Writer {
     }
 
     fn after_commit(&mut self, committed: &Committed) {
-        self.schedule.moved(&committed.depth_changes);
+        let made_room = self.schedule.moved(&committed.depth_changes);
         self.quota.moved(&committed.depth_changes);
         let (depths, claimed) = (&committed.depth_changes, &committed.claimed);
         let now = self.shared.clock.steady();
         self.shared.rates().moved(depths, claimed, now);
         let mut moved = committed.depth_changes.iter();
-        let more = !committed.claimed.is_empty()
+        let more = made_room
+            || !committed.claimed.is_empty()
             // One that was set aside has left its place to the next.
             || moved.any(|(_, state, by)| {
                 matches!(state, JobState::Queued | JobState::Blocked) && *by > 0

@@ -17,6 +17,8 @@ mod life_retry;
 mod life_submit;
 mod overload;
 mod pool_faults;
+mod queues;
+mod queues_service;
 mod service;
 mod start;
 mod store;
