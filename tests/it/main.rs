@@ -18,6 +18,7 @@ mod life_submit;
 mod overload;
 mod pool_faults;
 mod queues;
+mod queues_cli;
 mod queues_service;
 mod service;
 mod start;
