@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::job::limits::{READ_TIME_MAX, READ_WAIT_MAX};
-use crate::job::name::JobId;
+use crate::job::name::{JobId, Name};
 
 /// Why a call was not done.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -45,6 +45,15 @@ pub enum Error {
     #[error("job {id} has the unique place")]
     UniqueTaken {
         /// The job that has it.
+        id: JobId,
+    },
+    /// Jobs of a batch have keys of other requests, or unique places that are taken: mend these, or leave
+    /// them out. Nothing of the batch was stored.
+    #[error("{}", describe(violations))]
+    BatchTaken {
+        /// The items, each with the reason of a job that is submitted alone. Never empty.
+        violations: Vec<Violation>,
+        /// The job that has the key, or the place, of the first of them.
         id: JobId,
     },
     /// The job is not in a state for this: look at it first.
@@ -120,8 +129,17 @@ pub enum Limit {
     )]
     ReadTime,
     /// Jobs of a tenant that wait.
-    #[error("as many jobs wait as may")]
-    Waiting,
+    #[error("{waiting} jobs of tenant {tenant} wait, and {asked} more would; at most {max} may")]
+    Waiting {
+        /// Whose.
+        tenant: Name,
+        /// Waiting now.
+        waiting: usize,
+        /// How many more were asked for.
+        asked: usize,
+        /// The bound.
+        max: usize,
+    },
     /// Open watches of a tenant.
     #[error("{open} watches are open; at most {max} are accepted")]
     Watchers {
@@ -195,9 +213,14 @@ impl Error {
     }
 
     /// As many jobs of the tenant wait as may.
-    pub fn waiting_full() -> Self {
+    pub fn waiting_full(tenant: Name, waiting: usize, asked: usize, max: usize) -> Self {
         Self::Exhausted {
-            limit: Limit::Waiting,
+            limit: Limit::Waiting {
+                tenant,
+                waiting,
+                asked,
+                max,
+            },
             retry_after: Duration::from_secs(1),
         }
     }
@@ -286,6 +309,19 @@ impl Violations {
             .ok()
     }
 
+    /// What there was room to tell, the rest counted.
+    pub fn into_told(self) -> Vec<Violation> {
+        let mut told = self.told;
+        if self.untold > 0 {
+            told.push(Violation {
+                field: "request".to_owned(),
+                description: format!("has {} more faults than there is room to tell", self.untold),
+                reason: "INVALID_FIELD",
+            });
+        }
+        told
+    }
+
     /// Nothing, where nothing is wrong.
     ///
     /// # Errors
@@ -294,15 +330,9 @@ impl Violations {
         if self.told.is_empty() {
             return Ok(());
         }
-        let mut violations = self.told;
-        if self.untold > 0 {
-            violations.push(Violation {
-                field: "request".to_owned(),
-                description: format!("has {} more faults than there is room to tell", self.untold),
-                reason: "INVALID_FIELD",
-            });
-        }
-        Err(Error::Invalid { violations })
+        Err(Error::Invalid {
+            violations: self.into_told(),
+        })
     }
 }
 

@@ -1,16 +1,17 @@
-//! Who is listening to which job, in memory only.
+//! Who is listening to which job, or to all jobs of a tenant, in memory only.
 //!
-//! A channel is made with a job's first listener and removed with its last. A slow listener loses what
-//! it was too slow for and is told so; it never slows the others. The log stands behind it: nothing
-//! here survives a restart, and nothing here is the truth. Events come through as they were stored,
-//! encoded; the hub does not know what they say.
+//! A channel is made with the first listener of a job or tenant and removed with its last. A slow listener
+//! loses what it was too slow for and is told so; it never slows the others. The log stands behind it:
+//! nothing here survives a restart, and nothing here is the truth. Events come through as they were
+//! stored, encoded; the hub does not know what they say.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::broadcast;
 
-use crate::job::name::{JobKey, Name};
+use crate::job::name::{JobId, JobKey, Name};
 use crate::job::segment::Segment;
 use crate::job::{Job, Payloads};
 
@@ -21,6 +22,13 @@ const CHANNEL_COMMITS: usize = 64;
 /// Bytes of events that a channel may hold for those who are behind. Past it the news is only that
 /// there are new events, and everyone reads them from the log. Chosen: two of the largest segments.
 const CHANNEL_BYTES: usize = 512 * 1024;
+
+/// Segments that a listener to all jobs of a tenant may fall behind. Chosen: two of the largest groups that
+/// are committed together; there is one such channel a tenant, so it may be larger than a job's.
+const TENANT_CHANNEL_SEGMENTS: usize = 1024;
+
+/// As [`CHANNEL_BYTES`], of a channel over all jobs of a tenant. Chosen: half of what a group may hold.
+const TENANT_CHANNEL_BYTES: usize = 4 * 1024 * 1024;
 
 /// What happened to a job.
 #[derive(Clone, Debug)]
@@ -46,7 +54,48 @@ impl News {
     }
 }
 
-/// One channel for every job that somebody listens to. Cheap to clone.
+/// What happened to one of a tenant's jobs.
+#[derive(Clone, Debug)]
+pub struct JobNews {
+    /// Which job.
+    pub id: JobId,
+    /// Where the first of its new events stands among the events of all jobs; 0 where it has none.
+    pub position: i64,
+    /// What happened.
+    pub news: News,
+}
+
+/// Takes its place in a channel, whole or as no more than the word that there is something.
+trait Message: Clone {
+    fn bytes(&self) -> usize;
+
+    fn without_body(self) -> Self;
+}
+
+impl Message for News {
+    fn bytes(&self) -> usize {
+        Self::bytes(self)
+    }
+
+    fn without_body(self) -> Self {
+        Self::Stored
+    }
+}
+
+impl Message for JobNews {
+    fn bytes(&self) -> usize {
+        self.news.bytes()
+    }
+
+    fn without_body(self) -> Self {
+        Self {
+            news: News::Stored,
+            ..self
+        }
+    }
+}
+
+/// One channel for every job, and for every tenant, that somebody listens to. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Hub {
     state: Arc<Mutex<State>>,
@@ -54,50 +103,78 @@ pub struct Hub {
 
 #[derive(Debug, Default)]
 struct State {
-    channels: HashMap<JobKey, Channel>,
+    channels: HashMap<JobKey, Channel<News>>,
+    tenants: HashMap<Name, Channel<JobNews>>,
     listeners: HashMap<Name, usize>,
+    /// Everything up to this position was published.
+    through: i64,
 }
 
 #[derive(Debug)]
-struct Channel {
-    sender: broadcast::Sender<News>,
+struct Channel<T> {
+    sender: broadcast::Sender<T>,
     /// Counted here and not by the sender: a listener's receiver goes after its `drop`, so that two
     /// that go together would each see the other's.
     listeners: usize,
     /// Size of each news that not everyone has heard yet, the oldest first.
     unheard: VecDeque<usize>,
+    /// Their sum.
+    held: usize,
+    bytes_max: usize,
 }
 
-impl Channel {
-    fn send(&mut self, news: News) {
+impl<T: Message> Channel<T> {
+    fn new(messages: usize, bytes_max: usize) -> Self {
+        Self {
+            sender: broadcast::channel(messages).0,
+            listeners: 0,
+            unheard: VecDeque::new(),
+            held: 0,
+            bytes_max,
+        }
+    }
+
+    fn listen(&mut self) -> broadcast::Receiver<T> {
+        self.listeners += 1;
+        self.sender.subscribe()
+    }
+
+    fn send(&mut self, news: T) {
         let heard = self.unheard.len().saturating_sub(self.sender.len());
-        self.unheard.drain(..heard);
+        self.held -= self.unheard.drain(..heard).sum::<usize>();
         let bytes = news.bytes();
-        let held: usize = self.unheard.iter().sum();
-        let (news, bytes) = if held + bytes > CHANNEL_BYTES && held > 0 && bytes > 0 {
-            (News::Stored, 0)
+        let (news, bytes) = if self.held + bytes > self.bytes_max && self.held > 0 && bytes > 0 {
+            (news.without_body(), 0)
         } else {
             (news, bytes)
         };
         self.unheard.push_back(bytes);
+        self.held += bytes;
         // Nobody is listening any more: fine.
         let _ = self.sender.send(news);
     }
 }
 
-/// One listener of one job. Dropping it ends the listening.
+/// One listener of one job, or of all jobs of a tenant. Dropping it ends the listening.
 #[derive(Debug)]
-pub struct Listener {
+pub struct Listener<T = News> {
     hub: Hub,
-    key: JobKey,
-    receiver: broadcast::Receiver<News>,
+    place: Place,
+    receiver: broadcast::Receiver<T>,
+}
+
+/// What is listened to.
+#[derive(Clone, Debug)]
+enum Place {
+    Job(JobKey),
+    Tenant(Name),
 }
 
 /// What a listener hears.
 #[derive(Clone, Debug)]
-pub enum Heard {
+pub enum Heard<T = News> {
     /// What happened.
-    News(News),
+    News(T),
     /// It was too slow, and some were lost: read the log.
     Lagged,
 }
@@ -114,36 +191,57 @@ impl Hub {
     /// How many listeners the tenant has, where that is `max` already.
     pub fn listen(&self, key: &JobKey, max: usize) -> Result<Listener, usize> {
         let mut state = self.lock();
-        let open = state.listeners.get(&key.tenant).copied().unwrap_or(0);
-        if open >= max {
-            return Err(open);
-        }
-        state.listeners.insert(key.tenant.clone(), open + 1);
+        state.admit(&key.tenant, max)?;
         let channel = state.channels.entry(key.clone());
-        let channel = channel.or_insert_with(|| Channel {
-            sender: broadcast::channel(CHANNEL_COMMITS).0,
-            listeners: 0,
-            unheard: VecDeque::new(),
-        });
-        channel.listeners += 1;
-        let receiver = channel.sender.subscribe();
+        let channel = channel.or_insert_with(|| Channel::new(CHANNEL_COMMITS, CHANNEL_BYTES));
+        let receiver = channel.listen();
         Ok(Listener {
             hub: self.clone(),
-            key: key.clone(),
+            place: Place::Job(key.clone()),
             receiver,
         })
     }
 
-    /// Tells everyone who listens to the job, if anyone does.
-    pub fn publish(&self, key: &JobKey, news: impl FnOnce() -> News) {
-        if let Some(channel) = self.lock().channels.get_mut(key) {
-            channel.send(news());
-        }
+    /// Listens to all jobs of a tenant from here on, in the order of their commits.
+    ///
+    /// # Errors
+    /// As [`Hub::listen`], with which it shares its bound.
+    pub fn listen_to_all(&self, tenant: &Name, max: usize) -> Result<Listener<JobNews>, usize> {
+        let mut state = self.lock();
+        state.admit(tenant, max)?;
+        let channel = state.tenants.entry(tenant.clone());
+        let channel =
+            channel.or_insert_with(|| Channel::new(TENANT_CHANNEL_SEGMENTS, TENANT_CHANNEL_BYTES));
+        let receiver = channel.listen();
+        Ok(Listener {
+            hub: self.clone(),
+            place: Place::Tenant(tenant.clone()),
+            receiver,
+        })
     }
 
-    /// Jobs that somebody listens to.
+    /// Tells everyone who listens to the job or to its tenant, if anyone does, that it has `events` new
+    /// events, the first of them at `position`.
+    pub fn publish(&self, key: &JobKey, position: i64, events: usize, news: impl FnOnce() -> News) {
+        let mut state = self.lock();
+        state.through = state.through.max(position + events as i64 - 1);
+        state.send(key, position, news);
+    }
+
+    /// The same of what has no events.
+    pub fn publish_purge(&self, key: &JobKey) {
+        self.lock().send(key, 0, || News::Purged);
+    }
+
+    /// Everything up to this position was published, to whoever listened then; 0 before the first.
+    pub fn through(&self) -> i64 {
+        self.lock().through
+    }
+
+    /// Jobs and tenants that somebody listens to.
     pub fn channels(&self) -> usize {
-        self.lock().channels.len()
+        let state = self.lock();
+        state.channels.len() + state.tenants.len()
     }
 
     /// Listeners of all tenants.
@@ -157,12 +255,73 @@ impl Hub {
     }
 }
 
-impl Listener {
+impl State {
+    /// Counts one more listener of a tenant.
+    fn admit(&mut self, tenant: &Name, max: usize) -> Result<(), usize> {
+        let open = self.listeners.get(tenant).copied().unwrap_or(0);
+        if open >= max {
+            return Err(open);
+        }
+        self.listeners.insert(tenant.clone(), open + 1);
+        Ok(())
+    }
+
+    fn send(&mut self, key: &JobKey, position: i64, news: impl FnOnce() -> News) {
+        let job = self.channels.get_mut(key);
+        let tenant = self.tenants.get_mut(&key.tenant);
+        if job.is_none() && tenant.is_none() {
+            return;
+        }
+        let news = news();
+        if let Some(tenant) = tenant {
+            tenant.send(JobNews {
+                id: key.id,
+                position,
+                news: news.clone(),
+            });
+        }
+        if let Some(job) = job {
+            job.send(news);
+        }
+    }
+
+    /// Counts one listener less.
+    fn leave(&mut self, place: &Place) {
+        let tenant = match place {
+            Place::Job(key) => {
+                leave(&mut self.channels, key);
+                &key.tenant
+            }
+            Place::Tenant(tenant) => {
+                leave(&mut self.tenants, tenant);
+                tenant
+            }
+        };
+        if let Some(open) = self.listeners.get_mut(tenant) {
+            *open -= 1;
+            if *open == 0 {
+                self.listeners.remove(tenant);
+            }
+        }
+    }
+}
+
+/// Takes a listener from a channel, and the channel with its last one.
+fn leave<K: Eq + Hash, T>(channels: &mut HashMap<K, Channel<T>>, place: &K) {
+    if let Some(channel) = channels.get_mut(place) {
+        channel.listeners -= 1;
+        if channel.listeners == 0 {
+            channels.remove(place);
+        }
+    }
+}
+
+impl<T: Clone> Listener<T> {
     /// Waits for the next news.
     ///
     /// # Cancel safety
     /// Safe: what was not returned is still there.
-    pub async fn next(&mut self) -> Heard {
+    pub async fn next(&mut self) -> Heard<T> {
         match self.receiver.recv().await {
             Ok(news) => Heard::News(news),
             // The sender lives in the hub for as long as this listener does.
@@ -172,8 +331,13 @@ impl Listener {
         }
     }
 
+    /// Whether nothing is there that could be had without waiting.
+    pub fn is_empty(&self) -> bool {
+        self.receiver.is_empty()
+    }
+
     /// What is there already, without waiting.
-    pub fn try_next(&mut self) -> Option<Heard> {
+    pub fn try_next(&mut self) -> Option<Heard<T>> {
         match self.receiver.try_recv() {
             Ok(news) => Some(Heard::News(news)),
             Err(broadcast::error::TryRecvError::Lagged(_)) => Some(Heard::Lagged),
@@ -184,21 +348,9 @@ impl Listener {
     }
 }
 
-impl Drop for Listener {
+impl<T> Drop for Listener<T> {
     fn drop(&mut self) {
-        let mut state = self.hub.lock();
-        if let Some(open) = state.listeners.get_mut(&self.key.tenant) {
-            *open -= 1;
-            if *open == 0 {
-                state.listeners.remove(&self.key.tenant);
-            }
-        }
-        if let Some(channel) = state.channels.get_mut(&self.key) {
-            channel.listeners -= 1;
-            if channel.listeners == 0 {
-                state.channels.remove(&self.key);
-            }
-        }
+        self.hub.lock().leave(&self.place);
     }
 }
 
@@ -208,7 +360,6 @@ mod tests {
 
     use super::*;
     use crate::job::event::EventTag;
-    use crate::job::name::JobId;
     use crate::job::segment::SegmentBuilder;
     use crate::job::time::Timestamp;
     use crate::job::{JobSpec, NewJob};
@@ -264,6 +415,59 @@ mod tests {
     }
 
     #[test]
+    fn a_listener_to_a_tenant_counts_among_those_of_its_jobs() {
+        let hub = Hub::new();
+        let all = hub.listen_to_all(&Name::of("a"), 2).expect("room");
+        let one = hub.listen(&key("a"), 2).expect("room");
+        assert_eq!(hub.listen_to_all(&Name::of("a"), 2).err(), Some(2));
+        assert_eq!(hub.listen(&key("a"), 2).err(), Some(2));
+        assert!(hub.listen_to_all(&Name::of("b"), 2).is_ok());
+        assert_eq!((hub.channels(), hub.listeners()), (2, 2));
+        drop(all);
+        assert_eq!((hub.channels(), hub.listeners()), (1, 1));
+        drop(one);
+        assert_eq!((hub.channels(), hub.listeners()), (0, 0));
+    }
+
+    #[test]
+    fn a_listener_to_a_tenant_hears_of_its_jobs_and_of_no_other() {
+        let hub = Hub::new();
+        let mut all = hub.listen_to_all(&Name::of("a"), 9).expect("room");
+        publish(&hub, 1, 10);
+        hub.publish(&key("b"), 2, 1, || panic!("nobody listens to b"));
+        hub.publish_purge(&key("a"));
+        assert_eq!(hub.through(), 2);
+        let heard: Vec<_> = std::iter::from_fn(|| all.try_next()).collect();
+        let [Heard::News(first), Heard::News(second)] = &heard[..] else {
+            panic!("{heard:?}");
+        };
+        assert_eq!((first.position, second.position), (1, 0));
+        assert!(matches!(first.news, News::Events(..)));
+        assert!(matches!(second.news, News::Purged));
+    }
+
+    #[test]
+    fn a_slow_listener_to_a_tenant_costs_a_bounded_amount() {
+        let hub = Hub::new();
+        let mut slow = hub.listen_to_all(&Name::of("a"), 9).expect("room");
+        let half = TENANT_CHANNEL_BYTES / 2;
+        publish(&hub, 1, half);
+        publish(&hub, 2, half);
+        publish(&hub, 3, 1);
+        let heard: Vec<_> = std::iter::from_fn(|| slow.try_next()).collect();
+        let bodies = heard.iter().map(|heard| match heard {
+            Heard::News(news) => (news.position, matches!(news.news, News::Events(..))),
+            Heard::Lagged => (-1, false),
+        });
+        let bodies: Vec<_> = bodies.collect();
+        assert_eq!(bodies, [(1, true), (2, false), (3, true)]);
+        for position in 0..=TENANT_CHANNEL_SEGMENTS as i64 {
+            publish(&hub, position, 1);
+        }
+        assert!(matches!(slow.try_next(), Some(Heard::Lagged)));
+    }
+
+    #[test]
     fn a_listener_that_is_refused_leaves_nothing_behind() {
         let hub = Hub::new();
         assert_eq!(hub.listen(&key("a"), 0).err(), Some(0));
@@ -272,7 +476,7 @@ mod tests {
     }
 
     fn publish(hub: &Hub, sequence: i64, bytes: usize) {
-        hub.publish(&key("a"), || events(sequence, bytes));
+        hub.publish(&key("a"), sequence, 1, || events(sequence, bytes));
     }
 
     fn events(sequence: i64, bytes: usize) -> News {

@@ -1,40 +1,39 @@
-//! What has to be done from time to time: make scheduled jobs due, sweep leases that ended, tidy the
-//! store when it is quiet. One duty a task; each ends with the token.
+//! What has to be done from time to time: make scheduled jobs due, expire those that waited too long, sweep
+//! leases that ended, say which attempts are silent, tidy the store when it is quiet. One duty a task; each
+//! ends with the token.
 
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::job::limits::LEASE;
+use crate::job::limits::{LEASE, STALL_TIME_DEFAULT};
+use crate::job::time::Timestamp;
 use crate::queue::JobQueue;
 
-/// The longest sleep of the timer of scheduled jobs: the wall clock may have jumped meanwhile.
+/// The longest sleep of the timers of jobs that wait: the wall clock may have jumped meanwhile.
 const DUE_CHECK_MAX: Duration = Duration::from_secs(10);
 /// Pause after a duty failed. What failed is logged where it failed.
 const FAILED_PAUSE: Duration = Duration::from_secs(1);
+/// How often attempts are looked through for ended leases and for silence: either is found so late at most.
+const SWEEP_EVERY: Duration = Duration::from_secs(LEASE.as_secs() / 3);
 /// How often the store is asked whether it wants tidying.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
 
 /// Begins all duties.
 pub fn start(queue: &JobQueue, tasks: &TaskTracker, stop: &CancellationToken) {
-    let duties = (queue.clone(), queue.clone(), queue.clone());
-    tasks.spawn(stop.clone().run_until_cancelled_owned(make_due(duties.0)));
-    tasks.spawn(
-        stop.clone()
-            .run_until_cancelled_owned(sweep_leases(duties.1)),
-    );
-    tasks.spawn(stop.clone().run_until_cancelled_owned(tidy(duties.2)));
+    let stop = || stop.clone();
+    let queue = || queue.clone();
+    tasks.spawn(stop().run_until_cancelled_owned(make_due(queue())));
+    tasks.spawn(stop().run_until_cancelled_owned(expire_waiting(queue())));
+    tasks.spawn(stop().run_until_cancelled_owned(sweep_attempts(queue())));
+    tasks.spawn(stop().run_until_cancelled_owned(tidy(queue())));
 }
 
 /// Wakes when the next scheduled job is due, or when one came that is due sooner.
 async fn make_due(queue: JobQueue) {
     loop {
-        let sleep = match queue.make_due().await {
-            Ok(Some(next)) => queue.until(next).min(DUE_CHECK_MAX),
-            Ok(None) => DUE_CHECK_MAX,
-            Err(_) => FAILED_PAUSE,
-        };
+        let sleep = sleep_until(&queue, queue.make_due().await.ok());
         tokio::select! {
             // Either only ends the sleep; nothing is lost.
             () = tokio::time::sleep(sleep) => {}
@@ -43,25 +42,92 @@ async fn make_due(queue: JobQueue) {
     }
 }
 
-/// Looks for ended leases three times in a lease's time. Where this process itself stood still (a
-/// stopped process, a paused machine), nobody could renew: everyone gets a fresh term first.
-async fn sweep_leases(queue: JobQueue) {
-    let every = LEASE / 3;
-    let mut last = queue.steady_now();
-    let mut spared_until = last;
+/// Wakes when the next waiting job expires, or when one came that expires sooner.
+async fn expire_waiting(queue: JobQueue) {
     loop {
-        tokio::time::sleep(every).await;
-        let now = queue.steady_now();
-        if now.since(last) > every * 2 {
-            tracing::warn!(stood_still = ?now.since(last), "no lease is swept for one term");
-            spared_until = now.after(LEASE);
+        let sleep = sleep_until(&queue, queue.expire_waiting().await.ok());
+        tokio::select! {
+            // Either only ends the sleep; nothing is lost.
+            () = tokio::time::sleep(sleep) => {}
+            () = queue.deadlines_changed() => {}
         }
-        last = now;
-        if now >= spared_until
+    }
+}
+
+/// How long a timer sleeps that knows when it is due next, or has failed.
+fn sleep_until(queue: &JobQueue, next: Option<Option<Timestamp>>) -> Duration {
+    match next {
+        Some(Some(next)) => queue.until(next).min(DUE_CHECK_MAX),
+        Some(None) => DUE_CHECK_MAX,
+        None => FAILED_PAUSE,
+    }
+}
+
+/// Looks for ended leases and for silent attempts.
+async fn sweep_attempts(queue: JobQueue) {
+    let mut pulse = Pulse::new(queue.steady_now());
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        let now = queue.steady_now();
+        if let Some(stood_still) = pulse.beat(now) {
+            tracing::warn!(?stood_still, "no lease is swept for one term");
+        }
+        // What fails was logged where it failed; the next round tries again.
+        if pulse.sweeps_leases(now)
             && let Ok(swept @ 1..) = queue.sweep_lost_leases(now).await
         {
             tracing::warn!(swept, "leases ended without a word from their workers");
         }
+        let _ = queue.report_stalled(pulse.heard_until(now)).await;
+    }
+}
+
+/// Knows when this process itself stood still (a stopped process, a paused machine): nobody could be heard
+/// meanwhile, and nobody is to be blamed for it.
+#[derive(Debug)]
+struct Pulse {
+    last: Timestamp,
+    /// Everyone gets a fresh term before the next lease is swept.
+    leases_spared_until: Timestamp,
+    /// Time that does not count as silence, and until when that is so.
+    unheard: Duration,
+    unheard_until: Timestamp,
+}
+
+impl Pulse {
+    fn new(now: Timestamp) -> Self {
+        Self {
+            last: now,
+            leases_spared_until: now,
+            unheard: Duration::ZERO,
+            unheard_until: now,
+        }
+    }
+
+    /// To be called every [`SWEEP_EVERY`]. Answers how long this process has stood still, if it has.
+    fn beat(&mut self, now: Timestamp) -> Option<Duration> {
+        let since = now.since(self.last);
+        self.last = now;
+        if now >= self.unheard_until {
+            self.unheard = Duration::ZERO;
+        }
+        if since <= SWEEP_EVERY * 2 {
+            return None;
+        }
+        self.leases_spared_until = now.after(LEASE);
+        self.unheard += since;
+        // Chosen: by then most have spoken, or would be called silent anyway.
+        self.unheard_until = now.after(self.unheard + STALL_TIME_DEFAULT);
+        Some(since)
+    }
+
+    fn sweeps_leases(&self, now: Timestamp) -> bool {
+        now >= self.leases_spared_until
+    }
+
+    /// The time by which silence is judged.
+    fn heard_until(&self, now: Timestamp) -> Timestamp {
+        now.before(self.unheard)
     }
 }
 
@@ -70,5 +136,47 @@ async fn tidy(queue: JobQueue) {
         tokio::time::sleep(TIDY_EVERY).await;
         // A failure is logged where it happened; the next round tries again.
         let _ = queue.tidy().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(secs: u64) -> Timestamp {
+        Timestamp::default().after(Duration::from_secs(secs))
+    }
+
+    #[test]
+    fn a_process_that_beats_in_time_judges_by_the_clock_as_it_is() {
+        let mut pulse = Pulse::new(at(0));
+        for secs in [5, 15, 20, 30] {
+            assert_eq!(pulse.beat(at(secs)), None);
+            assert!(pulse.sweeps_leases(at(secs)));
+            assert_eq!(pulse.heard_until(at(secs)), at(secs));
+        }
+    }
+
+    #[test]
+    fn one_that_stood_still_blames_nobody_for_that_time() {
+        let mut pulse = Pulse::new(at(0));
+        assert_eq!(pulse.beat(at(1_000)), Some(Duration::from_secs(1_000)));
+        assert!(!pulse.sweeps_leases(at(1_000)));
+        // Whoever was silent for ten seconds before is so for ten seconds now.
+        assert_eq!(pulse.heard_until(at(1_000)), at(0));
+        assert_eq!(pulse.beat(at(1_005)), None);
+        assert!(!pulse.sweeps_leases(at(1_014)) && pulse.sweeps_leases(at(1_015)));
+        assert_eq!(pulse.heard_until(at(1_005)), at(5));
+        // Again: both times count.
+        assert_eq!(pulse.beat(at(1_105)), Some(Duration::from_secs(100)));
+        assert_eq!(pulse.heard_until(at(1_105)), at(5));
+        // In the end the clock is as it is.
+        let mut now = 1_105;
+        while pulse.heard_until(at(now)) != at(now) {
+            now += 5;
+            pulse.beat(at(now));
+            assert!(now < 4_000, "{pulse:?}");
+        }
+        assert!(now >= 1_105 + STALL_TIME_DEFAULT.as_secs());
     }
 }

@@ -43,9 +43,10 @@ create table jobs (
 create index jobs_ready on jobs
     (queue, job_type, tenant, priority desc, run_at_us, id, concurrency_key)
     where state = 'queued';
--- Serves whoever makes room for the next job with a concurrency key.
+-- Serves whoever makes room for the next jobs with a concurrency key, of each type the first, and whoever
+-- gives a queue more room.
 create index jobs_blocked on jobs
-    (tenant, queue, concurrency_key, priority desc, run_at_us, id)
+    (queue, tenant, concurrency_key, job_type, priority desc, run_at_us, id)
     where state = 'blocked';
 -- Serves the timer of jobs that are not due yet.
 create index jobs_scheduled on jobs (run_at_us) where state = 'scheduled';
@@ -63,6 +64,9 @@ create unique index jobs_key on jobs (tenant, idempotency_key) where idempotency
 
 -- Serves unique submits: the newest job of a place is the last one.
 create index jobs_unique on jobs (tenant, job_type, unique_key, id) where unique_key is not null;
+-- Serves them as well: whoever is not over has its place, be it the newest or not.
+create index jobs_in_place on jobs (tenant, job_type, unique_key, id)
+    where unique_key is not null and ended_at_us is null;
 -- Serves looking at a batch.
 create index jobs_batch on jobs (tenant, batch_id, id) where batch_id is not null;
 
@@ -93,6 +97,13 @@ create table segments (
 
 -- Serves reading a job's log in order, and holds that no sequence begins two segments.
 create unique index segments_of_job on segments (tenant, job_id, first_sequence);
+
+-- The highest position at which an event of a tenant was ever purged: whoever reads on from before it has
+-- to be told that something is missing.
+create table purged (
+    tenant text primary key,
+    position integer not null
+) strict, without rowid;
 
 -- How many jobs there are, by lane and state: exact at every commit, so that nothing is ever counted. No
 -- row says zero: callers name the lanes, and would fill the table.

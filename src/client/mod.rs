@@ -26,9 +26,11 @@
 mod backoff;
 mod cursor;
 mod error;
+mod line;
 mod queues;
 mod update;
 mod watch;
+mod watch_jobs;
 
 use std::time::Duration;
 
@@ -39,8 +41,9 @@ pub use backoff::Backoff;
 pub(crate) use cursor::is_final;
 pub use error::{ClientError, Refusal, Violation};
 pub use queues::Queues;
-pub use update::{RunOptions, Update, WatchOptions};
+pub use update::{JobsUpdate, JobsWatchOptions, RunOptions, Update, WatchOptions};
 pub use watch::Watch;
+pub use watch_jobs::JobsWatch;
 
 use crate::client::error::Failure;
 use crate::pb;
@@ -144,7 +147,8 @@ impl Client {
     /// one, a second try might make a second job.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] with `INVALID_FIELD`, `UNKNOWN_TYPE` or `IDEMPOTENCY_KEY_REUSED`;
+    /// [`ClientError::Refused`] with `INVALID_FIELD`, `UNKNOWN_TYPE`, `IDEMPOTENCY_KEY_REUSED`,
+    /// `UNIQUE_CONFLICT` or `WAITING_LIMIT`;
     /// [`ClientError::Unavailable`] and [`ClientError::Deadline`], after which only a submit with a key
     /// can be repeated safely.
     ///
@@ -165,6 +169,33 @@ impl Client {
             tries,
             deadline,
             |mut service, request| async move { service.submit(request).await },
+        )
+        .await
+    }
+
+    /// Stores 1 to 1,000 jobs, all or none of them, and answers once they are on disk. Sent again only
+    /// where every request has an idempotency key.
+    ///
+    /// # Errors
+    /// As [`Client::submit`]; the fields are named as `requests[3].priority`.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not take back what was sent: the jobs may exist.
+    pub async fn batch_submit(
+        &self,
+        request: pb::BatchSubmitRequest,
+    ) -> Result<pb::BatchSubmitResponse, ClientError> {
+        let mut keys = request.requests.iter().map(|one| &one.idempotency_key);
+        let tries = match keys.all(|key| !key.is_empty()) {
+            true => self.settings.tries_max,
+            false => 1,
+        };
+        let deadline = self.settings.call_deadline;
+        self.call(
+            request,
+            tries,
+            deadline,
+            |mut service, request| async move { service.batch_submit(request).await },
         )
         .await
     }
@@ -273,6 +304,12 @@ impl Client {
     /// [`Watch::next`].
     pub fn watch(&self, job_id: impl Into<String>, options: WatchOptions) -> Watch {
         Watch::of_job(self.clone(), job_id.into(), options)
+    }
+
+    /// Follows many jobs over one stream, however often the connection breaks. Nothing is sent before the
+    /// first [`JobsWatch::next`].
+    pub fn watch_jobs(&self, options: JobsWatchOptions) -> JobsWatch {
+        JobsWatch::new(self.clone(), options)
     }
 
     /// Submits a job and follows it from its first event to its end, in one stream. Without an

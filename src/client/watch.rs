@@ -3,24 +3,14 @@
 //! It promises every event once and in order, or a stated gap, and it ends only with
 //! [`Update::Finished`] or an error. It never touches the job: dropping it only stops the watching.
 
-use std::time::Duration;
-
-use futures_util::future::BoxFuture;
-use futures_util::{FutureExt, Stream};
-use tokio::time::Instant;
-use tonic::{Status, Streaming};
+use futures_util::{FutureExt, Stream, StreamExt};
 
 use crate::client::cursor::Cursor;
 use crate::client::error::{ClientError, Failure};
+use crate::client::line::{Line, Opening};
 use crate::client::update::{RunOptions, Update, WatchOptions};
 use crate::client::{Client, to_proto_duration};
 use crate::pb;
-
-/// A stream that says nothing for this many heartbeats is dead: one may be late, two may be lost.
-const SILENT_HEARTBEATS: u32 = 3;
-
-/// Longest wait for which a watch takes a server's word. Chosen: longer than any drain or limit of ours.
-const ASKED_MAX: Duration = Duration::from_secs(300);
 
 /// A job's log as it grows. Made by [`Client::watch`] and [`Client::run`].
 ///
@@ -41,17 +31,12 @@ const ASKED_MAX: Duration = Duration::from_secs(300);
 /// ```
 #[derive(Debug)]
 pub struct Watch {
-    client: Client,
+    line: Line<Heard>,
     origin: Origin,
     options: WatchOptions,
     cursor: Cursor,
-    phase: Phase,
     /// Ends the watch once everything received was handed out.
     failure: Option<ClientError>,
-    /// Failed tries since the watch last got further.
-    failures: u32,
-    /// When the first of them failed.
-    failing_since: Option<Instant>,
     deduplicated: Option<bool>,
 }
 
@@ -68,52 +53,8 @@ enum Origin {
     },
 }
 
-enum Phase {
-    /// Waits before the next try, if only until now.
-    Resting(Instant),
-    /// Waits for the stream, at most until then. Kept here, so that dropping `next()` loses nothing.
-    Opening(BoxFuture<'static, Result<Source, Status>>, Instant),
-    /// Reads, and was last heard from then.
-    Reading(Box<Source>, Instant),
-    Over,
-}
-
-impl std::fmt::Debug for Phase {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Resting(_) => "Resting",
-            Self::Opening(..) => "Opening",
-            Self::Reading(..) => "Reading",
-            Self::Over => "Over",
-        })
-    }
-}
-
-enum Source {
-    Watch(Streaming<pb::WatchJobResponse>),
-    Run(Streaming<pb::RunResponse>),
-}
-
-/// What a stream says next.
-enum Heard {
-    Message(Box<pb::WatchJobResponse>, Option<bool>),
-    /// The server ended it with OK.
-    End,
-}
-
-impl Source {
-    async fn next(&mut self) -> Result<Heard, Status> {
-        Ok(match self {
-            Self::Watch(stream) => stream.message().await?.map_or(Heard::End, |message| {
-                Heard::Message(Box::new(message), None)
-            }),
-            Self::Run(stream) => stream.message().await?.map_or(Heard::End, |message| {
-                let update = message.update.unwrap_or_default();
-                Heard::Message(Box::new(update), Some(message.deduplicated))
-            }),
-        })
-    }
-}
+/// What a stream says: a message, and of a Run whether its key was used before.
+type Heard = (Box<pb::WatchJobResponse>, Option<bool>);
 
 impl Watch {
     pub(super) fn of_job(client: Client, job_id: String, options: WatchOptions) -> Self {
@@ -145,14 +86,11 @@ impl Watch {
     fn new(client: Client, origin: Origin, options: WatchOptions) -> Self {
         let dense = options.event_types.is_empty() && options.min_progress_interval.is_zero();
         Self {
-            client,
+            line: Line::new(client, options.heartbeat_interval),
             origin,
             cursor: Cursor::new(options.after_sequence, dense),
             options,
-            phase: Phase::Resting(Instant::now()),
             failure: None,
-            failures: 0,
-            failing_since: None,
             deduplicated: None,
         }
     }
@@ -172,59 +110,32 @@ impl Watch {
         loop {
             if let Some(update) = self.cursor.hand_out() {
                 if matches!(update, Update::Finished(_)) {
-                    self.phase = Phase::Over;
+                    self.line.end();
                 }
                 return Some(Ok(update));
             }
             if let Some(error) = self.failure.take() {
-                self.phase = Phase::Over;
+                self.line.end();
                 return Some(Err(error));
             }
-            if matches!(self.phase, Phase::Over) {
+            if self.line.is_over() {
                 return None;
             }
-            let failure = match self.listen().await {
-                Ok(Heard::Message(message, deduplicated)) => {
+            let (origin, options) = (&self.origin, &self.options);
+            let after = self.cursor.received();
+            let open = |client: &Client| open(client, origin, options, after);
+            let failure = match self.line.next(open).await {
+                Ok(Some((message, deduplicated))) => {
                     self.take(*message, deduplicated);
                     continue;
                 }
                 // Only a final snapshot ends a job's watch: an OK without one was a proxy's.
-                Ok(Heard::End) => Failure::cut("the stream ended before the job did"),
+                Ok(None) => Failure::cut("the stream ended before the job did"),
                 Err(failure) => failure,
             };
-            if let Some(update) = self.cut(failure) {
-                return Some(Ok(update));
-            }
-        }
-    }
-
-    /// Rests, opens a stream and reads from it, whatever is due. Cancel safe: what it waits for stays
-    /// in the phase.
-    async fn listen(&mut self) -> Result<Heard, Failure> {
-        loop {
-            match &mut self.phase {
-                Phase::Over => return Ok(Heard::End),
-                Phase::Resting(until) => {
-                    tokio::time::sleep_until(*until).await;
-                    let patience = self.client.settings().call_deadline;
-                    self.phase = Phase::Opening(self.open(), Instant::now() + patience);
-                }
-                Phase::Opening(opening, until) => {
-                    match tokio::time::timeout_at(*until, opening).await {
-                        Ok(Ok(source)) => {
-                            self.phase = Phase::Reading(Box::new(source), Instant::now())
-                        }
-                        Ok(Err(status)) => return Err(Failure::from(status)),
-                        Err(_) => return Err(self.leave_connection("the server did not answer")),
-                    }
-                }
-                Phase::Reading(source, heard) => {
-                    let silence = self.options.heartbeat_interval * SILENT_HEARTBEATS;
-                    return match tokio::time::timeout_at(*heard + silence, source.next()).await {
-                        Ok(heard) => heard.map_err(Failure::from),
-                        Err(_) => Err(self.leave_connection("the server fell silent")),
-                    };
-                }
+            match self.line.cut(failure) {
+                Ok(cut) => return Some(Ok(Update::reconnecting(cut))),
+                Err(error) => self.failure = Some(error),
             }
         }
     }
@@ -267,86 +178,57 @@ impl Watch {
             self.origin = Origin::Job(job.job_id.clone());
         }
         match self.cursor.take(message) {
-            Ok(further) => {
-                if further {
-                    self.failures = 0;
-                    self.failing_since = None;
-                }
-                if let Phase::Reading(_, heard) = &mut self.phase {
-                    *heard = Instant::now();
-                }
-            }
+            Ok(further) => self.line.heard(further),
             Err(error) => self.failure = Some(error),
         }
     }
+}
 
-    /// Notes a cut and rests before the next try, or notes what ends the watch.
-    fn cut(&mut self, failure: Failure) -> Option<Update> {
-        let now = Instant::now();
-        let since = *self.failing_since.get_or_insert(now);
-        if !failure.resume || now.duration_since(since) > self.client.settings().give_up_after {
-            self.failure = Some(failure.error);
-            return None;
+/// Opens the next stream of a watch.
+fn open(
+    client: &Client,
+    origin: &Origin,
+    options: &WatchOptions,
+    after_sequence: Option<i64>,
+) -> Opening<Heard> {
+    let mut service = client.service();
+    let event_types = options.event_types.iter().map(|t| (*t).into()).collect();
+    let interval = options.min_progress_interval;
+    let min_progress_interval = (!interval.is_zero()).then(|| to_proto_duration(interval));
+    let heartbeat_interval = Some(to_proto_duration(options.heartbeat_interval));
+    match origin {
+        Origin::Job(job_id) => {
+            let request = pb::WatchJobRequest {
+                job_id: job_id.clone(),
+                after_sequence,
+                event_types,
+                min_progress_interval,
+                heartbeat_interval,
+            };
+            async move {
+                let stream = service.watch_job(request).await?.into_inner();
+                let stream = stream.map(|message| Ok((Box::new(message?), None)));
+                Ok(stream.boxed())
+            }
+            .boxed()
         }
-        let asked = failure
-            .error
-            .retry_after()
-            .map(|asked| asked.min(ASKED_MAX));
-        let delay = self.client.settings().backoff.delay(self.failures, asked);
-        self.failures += 1;
-        self.phase = Phase::Resting(now + delay);
-        Some(Update::Reconnecting {
-            error: failure.error,
-            attempt: self.failures,
-            delay,
-        })
-    }
-
-    /// A half-open connection stays silent for every stream opened on it: take another.
-    fn leave_connection(&mut self, message: &str) -> Failure {
-        self.client = self.client.reconnected();
-        Failure::cut(message)
-    }
-
-    fn open(&self) -> BoxFuture<'static, Result<Source, Status>> {
-        let mut service = self.client.service();
-        let event_types = self
-            .options
-            .event_types
-            .iter()
-            .map(|t| (*t).into())
-            .collect();
-        let interval = self.options.min_progress_interval;
-        let min_progress_interval = (!interval.is_zero()).then(|| to_proto_duration(interval));
-        let heartbeat_interval = Some(to_proto_duration(self.options.heartbeat_interval));
-        match &self.origin {
-            Origin::Job(job_id) => {
-                let request = pb::WatchJobRequest {
-                    job_id: job_id.clone(),
-                    after_sequence: self.cursor.received(),
-                    event_types,
-                    min_progress_interval,
-                    heartbeat_interval,
-                };
-                async move {
-                    let response = service.watch_job(request).await?;
-                    Ok(Source::Watch(response.into_inner()))
-                }
-                .boxed()
+        Origin::Submit { request, .. } => {
+            let request = pb::RunRequest {
+                submit: Some(request.as_ref().clone()),
+                event_types,
+                min_progress_interval,
+                heartbeat_interval,
+            };
+            async move {
+                let stream = service.run(request).await?.into_inner();
+                let stream = stream.map(|message| {
+                    let message = message?;
+                    let update = message.update.unwrap_or_default();
+                    Ok((Box::new(update), Some(message.deduplicated)))
+                });
+                Ok(stream.boxed())
             }
-            Origin::Submit { request, .. } => {
-                let request = pb::RunRequest {
-                    submit: Some(request.as_ref().clone()),
-                    event_types,
-                    min_progress_interval,
-                    heartbeat_interval,
-                };
-                async move {
-                    let response = service.run(request).await?;
-                    Ok(Source::Run(response.into_inner()))
-                }
-                .boxed()
-            }
+            .boxed()
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::config::file::ConfigFile;
 use crate::config::problem::{ConfigError, SourceText};
-use crate::config::{ProgressMode, ResultMode, TypeSettings};
+use crate::config::{Caps, ProgressMode, ResultMode, TypeSettings};
 use crate::job::name::Name;
 
 const EXAMPLE: &str = include_str!("../../pacenote.example.toml");
@@ -52,6 +52,14 @@ fn a_job_type_is_read_with_every_key_it_has() {
         max_attempts = 100
         initial_backoff = "2s"
         max_backoff = "365d"
+        queue_timeout = "1h"
+        total_timeout = "2h"
+        heartbeat_timeout = "3m"
+        stall_time = "2m"
+        backoff_multiplier = 1.5
+        non_retryable_reasons = ["EXIT_CODE", "SIGNAL"]
+        retention = "1d"
+        dead_letter_retention = "2d"
         result = "stdout-json"
         progress = "events"
         progress_interval = "1s"
@@ -82,6 +90,30 @@ fn a_job_type_is_read_with_every_key_it_has() {
         Duration::from_secs(365 * 86_400)
     );
     assert_eq!(settings.progress_interval, Duration::from_secs(1));
+    let (hour, day) = (Duration::from_secs(3_600), Duration::from_secs(86_400));
+    let (timeouts, policy) = (&settings.timeouts, &settings.retry_policy);
+    assert_eq!(timeouts.queue_timeout, Some(hour));
+    assert_eq!(timeouts.total_timeout, Some(2 * hour));
+    assert_eq!(timeouts.heartbeat_timeout, Some(hour / 20));
+    assert_eq!(timeouts.stall_time, hour / 30);
+    assert!((policy.backoff_multiplier - 1.5).abs() < f64::EPSILON);
+    assert_eq!(policy.non_retryable_reasons, ["EXIT_CODE", "SIGNAL"]);
+    let retention = settings.retention;
+    assert_eq!((retention.finished, retention.failed), (day, 2 * day));
+    let caps = Caps {
+        max_attempts: Some(100),
+        initial_backoff: Some(Duration::from_secs(2)),
+        max_backoff: Some(365 * day),
+        backoff_multiplier: Some(1.5),
+        queue_timeout: Some(hour),
+        run_timeout: Some(hour / 6),
+        total_timeout: Some(2 * hour),
+        heartbeat_timeout: Some(hour / 20),
+        stall_time: Some(hour / 30),
+        cancel_grace: Some(Duration::ZERO),
+        retention: Some(day),
+    };
+    assert_eq!(settings.caps, caps, "what it sets is the most");
 }
 
 #[test]
@@ -267,7 +299,39 @@ fn the_bounds_of_a_job_type_hold_at_the_limit_and_one_past_it() {
             "\"-1s\"",
             "\"365d 1us\"",
         ),
-        ("run_timeout", "\"1ns\"", "\"365d\"", "\"0s\"", "\"1y\""),
+        ("run_timeout", "\"1ms\"", "\"365d\"", "\"0s\"", "\"1y\""),
+        (
+            "queue_timeout",
+            "\"1ms\"",
+            "\"365d\"",
+            "\"999us\"",
+            "\"1y\"",
+        ),
+        (
+            "total_timeout",
+            "\"1ms\"",
+            "\"365d\"",
+            "\"999us\"",
+            "\"1y\"",
+        ),
+        (
+            "heartbeat_timeout",
+            "\"1ms\"",
+            "\"365d\"",
+            "\"999us\"",
+            "\"1y\"",
+        ),
+        ("stall_time", "\"1ms\"", "\"365d\"", "\"999us\"", "\"1y\""),
+        ("backoff_multiplier", "1", "10.0", "0.999", "10.001"),
+        ("backoff_multiplier", "1.0", "1e1", "nan", "\"2\""),
+        ("retention", "\"0s\"", "\"365d\"", "\"-1s\"", "\"366d\""),
+        (
+            "dead_letter_retention",
+            "\"0s\"",
+            "\"365d\"",
+            "\"-1s\"",
+            "\"366d\"",
+        ),
         ("max_backoff", "\"1s\"", "\"365d\"", "\"999ms\"", "\"366d\""),
         ("initial_backoff", "\"0s\"", "\"10m\"", "\"x\"", "\"601s\""),
         (
@@ -290,6 +354,24 @@ fn the_bounds_of_a_job_type_hold_at_the_limit_and_one_past_it() {
             );
             assert!(error.contains(&format!("job_types.t.{key}: ")), "{error}");
         }
+    }
+    let reasons = |reason: &str, count| {
+        job_type(&format!(
+            "non_retryable_reasons = {:?}",
+            vec![reason; count]
+        ))
+    };
+    assert!(reasons(&"R".repeat(64), 100).is_ok());
+    for (reason, count, why) in [
+        ("R".repeat(65), 1, "is 65 bytes; 1 to 64"),
+        ("r".to_owned(), 1, "A-Z 0-9 _"),
+        ("R".to_owned(), 101, "has 101 entries; at most 100"),
+    ] {
+        let error = reasons(&reason, count).expect_err(&reason);
+        assert!(
+            error.contains("job_types.t.non_retryable_reasons: ") && error.contains(why),
+            "{error}"
+        );
     }
     let name = "q".repeat(128);
     assert!(job_type(&format!("queue = \"{name}\"")).is_ok());

@@ -13,27 +13,51 @@ use crate::config::key::{Form, KEYS, describe};
 use crate::config::section::Section;
 use crate::config::template::Template;
 use crate::config::value::{self, duration_text};
-use crate::config::{CommandConfig, JobType, ProgressMode, ResultMode, TypeSettings};
-use crate::job::limits::{ATTEMPTS_MAX, DETAIL_BYTES_MAX, LIST_MAX};
+use crate::config::{Caps, CommandConfig, JobType, ProgressMode, ResultMode, TypeSettings};
+use crate::job::limits::{ATTEMPTS_MAX, DETAIL_BYTES_MAX, LIST_MAX, TIMEOUTS};
 use crate::job::name::Name;
-use crate::job::policy::{RetryPolicy, Timeouts};
+use crate::job::policy::{Retention, RetryPolicy, Timeouts, check_reason};
 
 /// The keys of a job type, in the order in which they are listed and printed.
-pub const JOB_TYPE_KEYS: [&str; 14] = [
+pub const JOB_TYPE_KEYS: [&str; 22] = [
     "command",
     "dir",
     "env",
     "allow_dash",
     "queue",
     "concurrency",
+    "queue_timeout",
     "run_timeout",
+    "total_timeout",
+    "heartbeat_timeout",
+    "stall_time",
     "cancel_grace",
     "max_attempts",
     "initial_backoff",
     "max_backoff",
+    "backoff_multiplier",
+    "non_retryable_reasons",
+    "retention",
+    "dead_letter_retention",
     "result",
     "progress",
     "progress_interval",
+];
+
+/// The keys whose value, where the type sets it, is the most that a submit may ask for.
+pub const CAPPED_KEYS: [&str; 12] = [
+    "queue_timeout",
+    "run_timeout",
+    "total_timeout",
+    "heartbeat_timeout",
+    "stall_time",
+    "cancel_grace",
+    "max_attempts",
+    "initial_backoff",
+    "max_backoff",
+    "backoff_multiplier",
+    "retention",
+    "dead_letter_retention",
 ];
 
 /// How [`ResultMode`] is written.
@@ -51,6 +75,7 @@ pub const PROGRESS_MODES: [(&str, ProgressMode); 3] = [
 ];
 
 const COMMAND_EXAMPLE: &str = r#"["python3", "thumbnail.py", "{input.path}"]; there is no shell"#;
+const REASONS_EXAMPLE: &str = r#"["EXIT_CODE", "SIGNAL"]"#;
 const ENV_EXAMPLE: &str = r#"env = { LANG = "C.UTF-8" }"#;
 
 /// Reads one type, or collects why not. `folder` is the file's: relative paths start there.
@@ -84,17 +109,20 @@ fn settings(section: &mut Section<'_>) -> TypeSettings {
     let concurrency = section.take("concurrency", Form::Count, |text| {
         value::count(text, value::WORKERS)
     });
+    let mut caps = Caps::default();
     TypeSettings {
         queue: queue.map_or(default.queue, |(queue, _)| queue),
         concurrency: concurrency.map(|(places, _)| places),
-        retry_policy: retry_policy(section),
-        timeouts: timeouts(section),
+        retry_policy: retry_policy(section, &mut caps),
+        timeouts: timeouts(section, &mut caps),
+        retention: retention(section, &mut caps),
+        caps,
         progress_interval: duration(section, "progress_interval")
             .unwrap_or(default.progress_interval),
     }
 }
 
-fn retry_policy(section: &mut Section<'_>) -> RetryPolicy {
+fn retry_policy(section: &mut Section<'_>, caps: &mut Caps) -> RetryPolicy {
     let default = RetryPolicy::default();
     let attempts = section.take("max_attempts", Form::Count, |text| {
         value::count(text, 1..=u64::from(ATTEMPTS_MAX))
@@ -102,6 +130,12 @@ fn retry_policy(section: &mut Section<'_>) -> RetryPolicy {
     let attempts = attempts.and_then(|(attempts, _)| u32::try_from(attempts).ok());
     let initial = section.take("initial_backoff", Form::Duration, value::duration);
     let longest = section.take("max_backoff", Form::Duration, value::duration);
+    let multiplier = section.take("backoff_multiplier", Form::Number, value::multiplier);
+    let multiplier = multiplier.map(|(multiplier, _)| multiplier);
+    caps.max_attempts = attempts;
+    caps.initial_backoff = initial.as_ref().map(|(wait, _)| *wait);
+    caps.max_backoff = longest.as_ref().map(|(wait, _)| *wait);
+    caps.backoff_multiplier = multiplier;
     let policy = RetryPolicy {
         max_attempts: attempts.unwrap_or(default.max_attempts),
         initial_backoff: initial
@@ -110,7 +144,8 @@ fn retry_policy(section: &mut Section<'_>) -> RetryPolicy {
         max_backoff: longest
             .as_ref()
             .map_or(default.max_backoff, |(wait, _)| *wait),
-        ..default
+        backoff_multiplier: multiplier.unwrap_or(default.backoff_multiplier),
+        non_retryable_reasons: reasons(section),
     };
     if policy.initial_backoff > policy.max_backoff {
         let (first, most) = (
@@ -126,21 +161,68 @@ fn retry_policy(section: &mut Section<'_>) -> RetryPolicy {
     policy
 }
 
-fn timeouts(section: &mut Section<'_>) -> Timeouts {
-    let default = Timeouts::default();
-    let run_timeout = section.take("run_timeout", Form::Duration, |text| match value::duration(
-        text,
-    )? {
-        Duration::ZERO => {
-            Err("is 0, so that every attempt would fail; leave it out for no limit".to_owned())
-        }
-        limit => Ok(limit),
-    });
-    Timeouts {
-        run_timeout: run_timeout.map(|(limit, _)| limit),
-        cancel_grace: duration(section, "cancel_grace").unwrap_or(default.cancel_grace),
-        ..default
+/// Reasons of errors, checked one by one.
+fn reasons(section: &mut Section<'_>) -> Vec<String> {
+    const KEY: &str = "non_retryable_reasons";
+    let reasons = section.strings(KEY, REASONS_EXAMPLE).unwrap_or_default();
+    if let Some(value) = section.table.get(KEY)
+        && reasons.len() > LIST_MAX
+    {
+        let len = reasons.len();
+        let why = format!("has {len} entries; at most {LIST_MAX} are accepted");
+        section.problem(KEY, value.span(), &why, None);
     }
+    for (reason, span) in &reasons {
+        if let Err(why) = check_reason(reason) {
+            section.problem(KEY, span.clone(), &why, None);
+        }
+    }
+    reasons.into_iter().map(|(reason, _)| reason).collect()
+}
+
+fn timeouts(section: &mut Section<'_>, caps: &mut Caps) -> Timeouts {
+    let default = Timeouts::default();
+    caps.queue_timeout = timeout(section, "queue_timeout");
+    caps.run_timeout = timeout(section, "run_timeout");
+    caps.total_timeout = timeout(section, "total_timeout");
+    caps.heartbeat_timeout = timeout(section, "heartbeat_timeout");
+    caps.stall_time = timeout(section, "stall_time");
+    caps.cancel_grace = duration(section, "cancel_grace");
+    Timeouts {
+        queue_timeout: caps.queue_timeout,
+        run_timeout: caps.run_timeout,
+        total_timeout: caps.total_timeout,
+        heartbeat_timeout: caps.heartbeat_timeout,
+        stall_time: caps.stall_time.unwrap_or(default.stall_time),
+        cancel_grace: caps.cancel_grace.unwrap_or(default.cancel_grace),
+    }
+}
+
+/// How long jobs are kept. A submit has one time for both: the shorter one that is set is its most.
+fn retention(section: &mut Section<'_>, caps: &mut Caps) -> Retention {
+    let default = Retention::default();
+    let finished = duration(section, "retention");
+    let failed = duration(section, "dead_letter_retention");
+    caps.retention = finished.into_iter().chain(failed).min();
+    Retention {
+        finished: finished.unwrap_or(default.finished),
+        failed: failed.unwrap_or(default.failed),
+    }
+}
+
+/// A time after which something ends.
+fn timeout(section: &mut Section<'_>, key: &str) -> Option<Duration> {
+    let taken = section.take(key, Form::Duration, |text| {
+        let limit = value::duration(text)?;
+        if limit < *TIMEOUTS.start() {
+            let least = duration_text(*TIMEOUTS.start());
+            return Err(format!(
+                "is {text:?}; at least {least:?} is accepted; leave it out for the default"
+            ));
+        }
+        Ok(limit)
+    });
+    taken.map(|(limit, _)| limit)
 }
 
 fn duration(section: &mut Section<'_>, key: &str) -> Option<Duration> {

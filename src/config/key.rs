@@ -116,6 +116,8 @@ pub enum Form {
     Duration,
     /// An integer.
     Count,
+    /// A number, with or without a fraction.
+    Number,
     /// An integer, or a string with a unit of bytes.
     Size,
     /// `true` or `false`.
@@ -137,6 +139,10 @@ impl Form {
                         .map_or_else(|_| number.as_str().to_owned(), |number| number.to_string()),
                 )
             }
+            (Self::Number, DeValue::Integer(number)) if number.radix() == 10 => {
+                Some(number.as_str().to_owned())
+            }
+            (Self::Number, DeValue::Float(number)) => Some(number.as_str().to_owned()),
             (Self::Switch, DeValue::Boolean(fact)) => Some(fact.to_string()),
             _ => None,
         }
@@ -148,6 +154,7 @@ impl Form {
             Self::Text => "a string",
             Self::Duration => "a duration such as \"10m\" or \"1h 30m\"",
             Self::Count => "a whole number",
+            Self::Number => "a number",
             Self::Size => "bytes such as 1048576 or \"16 MiB\"",
             Self::Switch => "true or false",
         }

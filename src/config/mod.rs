@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use crate::job::limits;
 use crate::job::name::Name;
-use crate::job::policy::{RetryPolicy, Timeouts};
+use crate::job::policy::{Retention, RetryPolicy, Timeouts};
 use crate::job::queue::GivenLimits;
 
 /// Everything a server is told. [`Config::default`] is what `pacenote serve` uses without flags or file.
@@ -92,6 +92,11 @@ pub struct TypeSettings {
     pub retry_policy: RetryPolicy,
     /// How long things may take.
     pub timeouts: Timeouts,
+    /// How long its jobs are kept once they are over.
+    pub retention: Retention,
+    /// The most that a submit may ask for in place of these. Default: no less than the bounds of the
+    /// protocol. A type of the file has what it sets itself.
+    pub caps: Caps,
     /// At most one progress event of a job is stored in this time; zero for one a commit. Default 50 ms.
     pub progress_interval: Duration,
 }
@@ -103,9 +108,38 @@ impl Default for TypeSettings {
             concurrency: None,
             retry_policy: RetryPolicy::default(),
             timeouts: Timeouts::default(),
+            retention: Retention::default(),
+            caps: Caps::default(),
             progress_interval: limits::PROGRESS_INTERVAL_DEFAULT,
         }
     }
+}
+
+/// The most that a submit may ask for. `None`: as much as the bounds of the protocol allow.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Caps {
+    /// Of `retry_policy.max_attempts`.
+    pub max_attempts: Option<u32>,
+    /// Of `retry_policy.initial_backoff`.
+    pub initial_backoff: Option<Duration>,
+    /// Of `retry_policy.max_backoff`.
+    pub max_backoff: Option<Duration>,
+    /// Of `retry_policy.backoff_multiplier`.
+    pub backoff_multiplier: Option<f64>,
+    /// Of `timeouts.queue_timeout`.
+    pub queue_timeout: Option<Duration>,
+    /// Of `timeouts.run_timeout`.
+    pub run_timeout: Option<Duration>,
+    /// Of `timeouts.total_timeout`.
+    pub total_timeout: Option<Duration>,
+    /// Of `timeouts.heartbeat_timeout`.
+    pub heartbeat_timeout: Option<Duration>,
+    /// Of `timeouts.stall_time`.
+    pub stall_time: Option<Duration>,
+    /// Of `timeouts.cancel_grace`.
+    pub cancel_grace: Option<Duration>,
+    /// Of `retention`.
+    pub retention: Option<Duration>,
 }
 
 /// A program that runs a job type.

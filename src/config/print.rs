@@ -1,14 +1,15 @@
 //! Settings as a file: what `pacenote config print` shows.
 //!
 //! Every key is written, with a comment that says where its value came from, and the text read as a
-//! file gives the same settings again. Values of a type's `env` are printed as they are.
+//! file gives the same settings again: a default that would bind submits, were it set, is a comment. Values of a type's `env` are printed as they are.
 
 use std::fmt::Write;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::config::JobType;
 use crate::config::file::JOB_TYPES;
-use crate::config::job_type::{JOB_TYPE_KEYS, PROGRESS_MODES, RESULT_MODES};
+use crate::config::job_type::{CAPPED_KEYS, JOB_TYPE_KEYS, PROGRESS_MODES, RESULT_MODES};
 use crate::config::key::KEYS;
 use crate::config::queue::{QUEUE_KEYS, QUEUES, TENANT_KEYS, TENANTS, rate_text};
 use crate::config::section::bare_or_quoted;
@@ -62,8 +63,13 @@ fn table(
     let origin = settings.origin(&path).to_string();
     line(text, &format!("[{path}]"), &origin);
     for key in keys {
-        let origin = settings.origin(&format!("{path}.{key}")).to_string();
+        let from = settings.origin(&format!("{path}.{key}"));
+        let origin = from.to_string();
         match value(key) {
+            // Read back, it would be set by the file, and so the most that a submit may ask for.
+            Some(value) if *from == Origin::Default && CAPPED_KEYS.contains(key) => {
+                line(text, &format!("#{key} = {value}"), &origin);
+            }
             Some(value) => line(text, &format!("{key} = {value}"), &origin),
             None => line(text, &format!("#{key} ="), &absent(key)),
         }
@@ -117,19 +123,24 @@ fn type_value(job_type: &JobType, key: &str) -> Option<String> {
         "allow_dash" => command.allow_dash.to_string(),
         "queue" => quoted(settings.queue.as_str()),
         "concurrency" => return settings.concurrency.map(|places| places.to_string()),
-        "run_timeout" => {
-            return settings
-                .timeouts
-                .run_timeout
-                .map(|limit| quoted(&duration_text(limit)));
-        }
-        "cancel_grace" => quoted(&duration_text(settings.timeouts.cancel_grace)),
+        "queue_timeout" => return settings.timeouts.queue_timeout.map(span),
+        "run_timeout" => return settings.timeouts.run_timeout.map(span),
+        "total_timeout" => return settings.timeouts.total_timeout.map(span),
+        "heartbeat_timeout" => return settings.timeouts.heartbeat_timeout.map(span),
+        "stall_time" => span(settings.timeouts.stall_time),
+        "cancel_grace" => span(settings.timeouts.cancel_grace),
         "max_attempts" => retry.max_attempts.to_string(),
-        "initial_backoff" => quoted(&duration_text(retry.initial_backoff)),
-        "max_backoff" => quoted(&duration_text(retry.max_backoff)),
+        "initial_backoff" => span(retry.initial_backoff),
+        "max_backoff" => span(retry.max_backoff),
+        "backoff_multiplier" => retry.backoff_multiplier.to_string(),
+        "non_retryable_reasons" => {
+            toml::Value::from(retry.non_retryable_reasons.clone()).to_string()
+        }
+        "retention" => span(settings.retention.finished),
+        "dead_letter_retention" => span(settings.retention.failed),
         "result" => word(command.result, &RESULT_MODES),
         "progress" => word(command.progress, &PROGRESS_MODES),
-        "progress_interval" => quoted(&duration_text(settings.progress_interval)),
+        "progress_interval" => span(settings.progress_interval),
         _ => unreachable!("every key of JOB_TYPE_KEYS is printed: a test prints them all"),
     })
 }
@@ -153,6 +164,10 @@ fn inline_table<'a>(entries: impl Iterator<Item = (&'a String, &'a String)>) -> 
     } else {
         format!("{{ {} }}", entries.join(", "))
     }
+}
+
+fn span(duration: Duration) -> String {
+    quoted(&duration_text(duration))
 }
 
 fn quoted(text: &str) -> String {

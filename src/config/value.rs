@@ -10,7 +10,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::problem::nearest;
-use crate::job::limits::{DURATION_MAX, LINE_BYTES_MAX};
+use crate::job::limits::{BACKOFF_MULTIPLIERS, DURATION_MAX, LINE_BYTES_MAX};
 
 /// Jobs running at once in one process. Chosen: far beyond what one machine runs, and each place costs
 /// memory whether it is used or not.
@@ -161,6 +161,18 @@ pub fn count(text: &str, range: RangeInclusive<u64>) -> Result<usize, String> {
                 range.end()
             )
         })
+}
+
+/// How much a retry's longest wait grows, within [`BACKOFF_MULTIPLIERS`].
+///
+/// # Errors
+/// What is wrong with it.
+pub fn multiplier(text: &str) -> Result<f64, String> {
+    let (least, most) = (BACKOFF_MULTIPLIERS.start(), BACKOFF_MULTIPLIERS.end());
+    let number = text.trim().parse().ok();
+    number
+        .filter(|number| BACKOFF_MULTIPLIERS.contains(number))
+        .ok_or_else(|| format!("is {text}; {least} to {most} is accepted"))
 }
 
 /// Yes or no: `true`, `false`, `1`, `0`, `yes`, `no`, `on`, `off`.

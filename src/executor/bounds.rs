@@ -7,14 +7,15 @@ use serde_json::Value;
 
 use crate::executor::reporter::truncate;
 use crate::job::event::JobError;
-use crate::job::limits::{DETAIL_BYTES_MAX, ERROR_METADATA_MAX, STRING_BYTES_MAX};
+use crate::job::limits::{DETAIL_BYTES_MAX, DURATION_MAX, ERROR_METADATA_MAX, STRING_BYTES_MAX};
 use crate::job::payload::Payload;
 
-/// Cuts every part of an error to its bound, at character boundaries.
+/// Cuts every part of an error to its bound, texts at character boundaries.
 pub(super) fn cut(mut error: JobError) -> JobError {
     truncate(&mut error.reason, STRING_BYTES_MAX);
     truncate(&mut error.message, STRING_BYTES_MAX);
     truncate(&mut error.detail, DETAIL_BYTES_MAX);
+    error.retry_after = error.retry_after.map(|wait| wait.min(DURATION_MAX));
     let short = |mut text: String| {
         truncate(&mut text, STRING_BYTES_MAX);
         text
@@ -40,6 +41,8 @@ pub(super) fn json_payload(value: &Value) -> Result<Payload, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -49,7 +52,8 @@ mod tests {
         for i in 0..=ERROR_METADATA_MAX {
             error = error.with_metadata(&format!("k{i:02}"), "v".repeat(STRING_BYTES_MAX + 1));
         }
-        let error = cut(error);
+        let error = cut(error.with_retry_after(DURATION_MAX + Duration::from_secs(1)));
+        assert_eq!(error.retry_after, Some(DURATION_MAX));
         assert_eq!(error.message.len(), STRING_BYTES_MAX);
         assert_eq!(error.detail.len(), DETAIL_BYTES_MAX);
         assert_eq!(error.metadata.len(), ERROR_METADATA_MAX);

@@ -162,6 +162,11 @@ impl Reports {
         weighed.into_iter().map(|weighed| weighed.report).collect()
     }
 
+    /// Whether any is there.
+    pub fn any(&self) -> bool {
+        !self.receiver.is_empty()
+    }
+
     /// Takes what is there and will take no more: who still reports is told that the attempt is over.
     pub fn close(&mut self) -> Vec<Report> {
         self.receiver.close();

@@ -5,6 +5,8 @@ mod malformed;
 mod queues;
 mod requests;
 mod status;
+mod submissions;
+mod watch_jobs;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,6 +27,7 @@ use crate::grpc::malformed::Refusing;
 use crate::grpc::queues::Queues;
 use crate::grpc::requests::check_request;
 use crate::grpc::status::status;
+use crate::grpc::submissions::{of_batch, submission};
 use crate::job::limits::CODEC_BYTES_MAX;
 use crate::job::{Job, JobSnapshot, Payloads};
 use crate::pb;
@@ -94,11 +97,29 @@ impl JobService for Jobs {
         request: Request<pb::SubmitRequest>,
     ) -> Result<Response<pb::SubmitResponse>, Status> {
         let request = opened(request)?;
-        let submitted = self.queue.submit(requests::submission(request)).await;
-        let (job, deduplicated) = submitted.map_err(status)?;
-        Ok(Response::new(pb::SubmitResponse {
-            job: Some(basic(job)),
-            deduplicated,
+        if request.validate_only {
+            let checked = self.queue.validate(submission(request)).await;
+            let deduplicated = checked.map_err(status)?;
+            return Ok(Response::new(pb::SubmitResponse {
+                job: None,
+                deduplicated,
+            }));
+        }
+        let submitted = self.queue.submit(submission(request)).await;
+        Ok(Response::new(submitted.map(to_answer).map_err(status)?))
+    }
+
+    async fn batch_submit(
+        &self,
+        request: Request<pb::BatchSubmitRequest>,
+    ) -> Result<Response<pb::BatchSubmitResponse>, Status> {
+        let request = opened(request)?;
+        let submissions = request.requests.into_iter().map(of_batch).collect();
+        let batch = self.queue.submit_batch(submissions).await;
+        let batch = batch.map_err(status)?;
+        Ok(Response::new(pb::BatchSubmitResponse {
+            batch_id: batch.id.map(|id| id.to_string()).unwrap_or_default(),
+            responses: batch.jobs.into_iter().map(to_answer).collect(),
         }))
     }
 
@@ -117,7 +138,17 @@ impl JobService for Jobs {
             request.heartbeat_interval,
             &mut violations,
         );
-        let submission = request.submit.map(requests::submission);
+        if request
+            .submit
+            .as_ref()
+            .is_some_and(|submit| submit.validate_only)
+        {
+            violations.add(
+                "submit.validate_only",
+                "is not for Run; Submit checks a request",
+            );
+        }
+        let submission = request.submit.map(submission);
         match &submission {
             None => violations.add("submit", "is required"),
             // The queue tells what is wrong with the job, unless something around it is wrong as well.
@@ -236,6 +267,25 @@ impl JobService for Jobs {
         Ok(Response::new(messages(watch, |update| update)))
     }
 
+    type WatchJobsStream = Messages<pb::WatchJobsResponse>;
+
+    async fn watch_jobs(
+        &self,
+        request: Request<pb::WatchJobsRequest>,
+    ) -> Result<Response<Self::WatchJobsStream>, Status> {
+        let request = opened(request)?;
+        let mut violations = Violations::default();
+        let filter = requests::job_filter(&request, &mut violations);
+        let options = requests::jobs_watch_options(&request, &mut violations);
+        let cursor = &options.after_cursor;
+        self.queue
+            .check_jobs_cursor(&filter, cursor, &mut violations);
+        violations.into_result().map_err(status)?;
+        let watch = self.queue.watch_jobs(filter, options).await;
+        let watch = watch.map_err(status)?;
+        Ok(Response::new(watch_jobs::messages(watch)))
+    }
+
     async fn list_events(
         &self,
         request: Request<pb::ListEventsRequest>,
@@ -272,6 +322,13 @@ fn checked<T>(value: Option<T>, violations: Violations) -> Result<T, Status> {
             &"a request without violations lacks a part",
         ))
     })
+}
+
+fn to_answer((job, deduplicated): (Arc<Job>, bool)) -> pb::SubmitResponse {
+    pb::SubmitResponse {
+        job: Some(basic(job)),
+        deduplicated,
+    }
 }
 
 fn basic(job: Arc<Job>) -> pb::Job {

@@ -1,6 +1,7 @@
 //! Requests as they come in, turned into what the queue is asked for. Everything that is wrong with a
 //! request is collected and told at once.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -11,14 +12,15 @@ use crate::job::JobState;
 use crate::job::event::EventTag;
 use crate::job::limits::{
     DURATION_MAX, HEARTBEAT_DEFAULT, HEARTBEAT_MAX, HEARTBEAT_MIN, IDEMPOTENCY_KEY_BYTES_MAX,
-    LIST_MAX, POLL_DEFAULT, POLL_MAX, REQUEST_BYTES_MAX, STRING_BYTES_MAX,
+    LABEL_VALUE_BYTES_MAX, LABELS_MAX, LIST_MAX, POLL_DEFAULT, POLL_MAX, REQUEST_BYTES_MAX,
+    ROLL_UP_INTERVAL_DEFAULT, STRING_BYTES_MAX, WATCH_JOB_IDS_MAX,
 };
-use crate::job::name::{JobId, JobKey, Name};
+use crate::job::name::{BatchId, JobId, JobKey, Name};
 use crate::pb;
 use crate::queue::{
-    EventQuery, Submission, WatchOptions, check_page_size, check_sequence, default_tenant,
+    EventQuery, JobsWatchOptions, WatchOptions, check_page_size, check_sequence, default_tenant,
 };
-use crate::store::{ListQuery, View};
+use crate::store::{JobFilter, ListQuery, View};
 use crate::wire;
 
 /// Refuses a request that is larger than any may be.
@@ -29,19 +31,6 @@ pub(super) fn check_request(request: &impl Message) -> Result<(), Error> {
         return Err(Error::invalid("request", problem));
     }
     Ok(())
-}
-
-/// The submission of a request. Its fields are checked by the queue.
-pub(super) fn submission(request: pb::SubmitRequest) -> Submission {
-    Submission {
-        tenant: default_tenant(),
-        job_type: request.r#type,
-        input: request.input.map_or(Ok(None), wire::from_payload),
-        queue: request.queue,
-        idempotency_key: request.idempotency_key,
-        priority: request.priority,
-        labels: request.labels.into_iter().collect(),
-    }
 }
 
 /// The key of a job.
@@ -55,12 +44,16 @@ pub(super) fn job_key(job_id: &str, violations: &mut Violations) -> Option<JobKe
 
 /// How much of a job to answer.
 pub(super) fn view(view: i32, default: View, violations: &mut Violations) -> View {
+    named_view("view", view, default, violations)
+}
+
+fn named_view(field: &str, view: i32, default: View, violations: &mut Violations) -> View {
     match pb::JobView::try_from(view) {
         Ok(pb::JobView::Unspecified) => default,
         Ok(pb::JobView::Basic) => View::Basic,
         Ok(pb::JobView::Full) => View::Full,
         Err(_) => {
-            violations.add("view", format!("is {view}, which is no JobView"));
+            violations.add(field, format!("is {view}, which is no JobView"));
             default
         }
     }
@@ -107,6 +100,102 @@ pub(super) fn watch_options(
             violations,
         ),
     }
+}
+
+/// Which jobs are watched.
+pub(super) fn job_filter(request: &pb::WatchJobsRequest, violations: &mut Violations) -> JobFilter {
+    JobFilter {
+        tenant: default_tenant(),
+        labels: labels(&request.labels, violations),
+        queues: names("queues", &request.queues, violations)
+            .into_iter()
+            .collect(),
+        types: names("types", &request.types, violations)
+            .into_iter()
+            .collect(),
+        batch_id: batch_id(&request.batch_id, violations),
+        ids: job_ids(&request.job_ids, violations),
+    }
+}
+
+/// How many jobs are watched.
+pub(super) fn jobs_watch_options(
+    request: &pb::WatchJobsRequest,
+    violations: &mut Violations,
+) -> JobsWatchOptions {
+    let interval_default = if request.roll_up {
+        ROLL_UP_INTERVAL_DEFAULT
+    } else {
+        Duration::ZERO
+    };
+    JobsWatchOptions {
+        after_cursor: request.after_cursor.clone(),
+        tags: tags(&request.event_types, violations),
+        min_progress_interval: duration(
+            "min_progress_interval",
+            request.min_progress_interval,
+            Duration::ZERO..=DURATION_MAX,
+            interval_default,
+            violations,
+        ),
+        heartbeat_interval: duration(
+            "heartbeat_interval",
+            request.heartbeat_interval,
+            HEARTBEAT_MIN..=HEARTBEAT_MAX,
+            HEARTBEAT_DEFAULT,
+            violations,
+        ),
+        finished_view: named_view(
+            "finished_view",
+            request.finished_view,
+            View::Basic,
+            violations,
+        ),
+        roll_up: request.roll_up,
+    }
+}
+
+fn labels(
+    given: &HashMap<String, String>,
+    violations: &mut Violations,
+) -> BTreeMap<String, String> {
+    if given.len() > LABELS_MAX {
+        let len = given.len();
+        let problem = format!("has {len} entries; at most {LABELS_MAX} are accepted");
+        violations.add("labels", problem);
+    }
+    let labels: BTreeMap<String, String> = given.clone().into_iter().collect();
+    for (name, value) in labels.iter().take(LABELS_MAX) {
+        let field = format!("labels[{name:?}]");
+        if let Err(problem) = Name::new(name) {
+            violations.add(field.clone(), format!("has a key that {problem}"));
+        }
+        if value.len() > LABEL_VALUE_BYTES_MAX {
+            let len = value.len();
+            let problem = format!("is {len} bytes; at most {LABEL_VALUE_BYTES_MAX} are accepted");
+            violations.add(field, problem);
+        }
+    }
+    labels
+}
+
+fn batch_id(given: &str, violations: &mut Violations) -> Option<BatchId> {
+    if given.is_empty() {
+        return None;
+    }
+    violations.check("batch_id", BatchId::parse(given))
+}
+
+fn job_ids(given: &[String], violations: &mut Violations) -> BTreeSet<JobId> {
+    let len = given.len();
+    if len > WATCH_JOB_IDS_MAX {
+        let problem = format!("has {len} entries; at most {WATCH_JOB_IDS_MAX} are accepted");
+        violations.add("job_ids", problem);
+    }
+    let numbered = given.iter().enumerate().take(WATCH_JOB_IDS_MAX);
+    numbered
+        .filter_map(|(index, id)| violations.check(&format!("job_ids[{index}]"), JobId::parse(id)))
+        .collect()
 }
 
 /// Which events of a job.

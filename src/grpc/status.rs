@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use crate::error::{Error, Limit, Precondition, Unavailable};
+use crate::error::{Error, Limit, Precondition, Unavailable, Violation};
 
 /// Stands in every `ErrorInfo`.
 pub const DOMAIN: &str = "pacenote.dev";
@@ -24,16 +24,7 @@ pub(super) fn status(error: Error) -> Status {
             let same = violations
                 .iter()
                 .all(|violation| violation.reason == reason);
-            let violations: Vec<FieldViolation> = violations
-                .into_iter()
-                .map(|violation| FieldViolation {
-                    field: violation.field,
-                    description: violation.description,
-                    reason: violation.reason.to_owned(),
-                    localized_message: None,
-                })
-                .collect();
-            details.set_bad_request(violations);
+            details.set_bad_request(to_field_violations(violations));
             (
                 Code::InvalidArgument,
                 if same { reason } else { "INVALID_FIELD" },
@@ -56,6 +47,12 @@ pub(super) fn status(error: Error) -> Status {
             metadata.insert("job_id".to_owned(), id.to_string());
             (Code::AlreadyExists, "UNIQUE_CONFLICT")
         }
+        Error::BatchTaken { violations, id } => {
+            metadata.insert("job_id".to_owned(), id.to_string());
+            let reason = violations.first().map_or("INTERNAL", |first| first.reason);
+            details.set_bad_request(to_field_violations(violations));
+            (Code::AlreadyExists, reason)
+        }
         Error::Precondition(precondition) => {
             if let Precondition::SequenceAhead { last_sequence, .. } = precondition {
                 metadata.insert("last_sequence".to_owned(), last_sequence.to_string());
@@ -64,8 +61,22 @@ pub(super) fn status(error: Error) -> Status {
         }
         Error::Exhausted { limit, retry_after } => {
             details.set_retry_info(Some(retry_after));
-            if let Limit::Watchers { .. } | Limit::Waiting = limit {
-                details.add_quota_failure_violation("tenant", limit.to_string());
+            match &limit {
+                Limit::Watchers { .. } => {
+                    details.add_quota_failure_violation("tenant", limit.to_string());
+                }
+                Limit::Waiting {
+                    tenant,
+                    waiting,
+                    max,
+                    ..
+                } => {
+                    let subject = format!("tenant:{tenant}");
+                    details.add_quota_failure_violation(subject, limit.to_string());
+                    metadata.insert("waiting".to_owned(), waiting.to_string());
+                    metadata.insert("limit".to_owned(), max.to_string());
+                }
+                Limit::DiskFull | Limit::ReadTime => {}
             }
             (Code::ResourceExhausted, limit_reason(&limit))
         }
@@ -85,6 +96,16 @@ pub(super) fn status(error: Error) -> Status {
     Status::with_error_details(code, message, details)
 }
 
+fn to_field_violations(violations: Vec<Violation>) -> Vec<FieldViolation> {
+    let violations = violations.into_iter().map(|violation| FieldViolation {
+        field: violation.field,
+        description: violation.description,
+        reason: violation.reason.to_owned(),
+        localized_message: None,
+    });
+    violations.collect()
+}
+
 fn precondition_reason(precondition: &Precondition) -> &'static str {
     match precondition {
         Precondition::StaleLease => "STALE_LEASE",
@@ -98,7 +119,7 @@ fn limit_reason(limit: &Limit) -> &'static str {
     match limit {
         Limit::DiskFull => "DISK_FULL",
         Limit::ReadTime => "READ_TOO_LONG",
-        Limit::Waiting => "WAITING_LIMIT",
+        Limit::Waiting { .. } => "WAITING_LIMIT",
         Limit::Watchers { .. } => "WATCHER_LIMIT",
     }
 }

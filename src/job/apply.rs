@@ -1,7 +1,5 @@
 //! [`Job::apply`]: the one place where a job changes.
 
-use std::time::Duration;
-
 use crate::job::event::{ErrorCode, Event, EventKind, JobError, LogLevel, LogLine};
 use crate::job::limits::{ATTEMPTS_LOST_MAX, DURATION_MAX, IDEMPOTENCY_KEY_KEPT, LIST_MAX};
 use crate::job::time::Timestamp;
@@ -48,8 +46,11 @@ impl Job {
                 self.check_lease(attempt)?;
                 self.finish(&mut applied, outcome, chance, now)?;
             }
-            Change::Lose { attempt } => {
+            Change::Lose { attempt, before } => {
                 self.check_lease(attempt)?;
+                if self.lease_expires_at.is_some_and(|ends| ends >= before) {
+                    return Err(Refusal::NotDue);
+                }
                 self.lose(&mut applied, now);
             }
             Change::Stall {
@@ -274,17 +275,21 @@ impl Job {
                     let asked = error.retry_after.map(|wait| wait.min(DURATION_MAX));
                     let wait =
                         asked.unwrap_or_else(|| policy.backoff(self.attempts_charged, chance));
-                    self.wait_for_next_attempt(applied, Some(error), true, wait, now);
+                    let next = NextAttempt::charged(error, now.after(wait));
+                    self.wait_for_next_attempt(applied, next, now);
                 } else {
                     self.fail(applied, error, now);
                 }
             }
             Outcome::HandedBack => {
-                self.wait_for_next_attempt(applied, None, false, Duration::ZERO, now);
+                // It keeps its place, and waits for nothing although the clock was set back.
+                let next = NextAttempt::uncharged("HANDED_BACK", self.run_at.min(now));
+                self.wait_for_next_attempt(applied, next, now);
             }
             Outcome::Snoozed(wait) => {
-                self.0.run_at = now.after(wait);
-                self.wait_for_next_attempt(applied, None, false, wait, now);
+                let at = now.after(wait.min(DURATION_MAX));
+                let next = NextAttempt::uncharged("SNOOZED", at);
+                self.wait_for_next_attempt(applied, next, now);
             }
             Outcome::Expired => {
                 self.0.attempts_charged += 1;
@@ -319,7 +324,7 @@ impl Job {
         {
             self.fail(applied, error, now);
         } else {
-            self.wait_for_next_attempt(applied, Some(error), true, Duration::ZERO, now);
+            self.wait_for_next_attempt(applied, NextAttempt::charged(error, now), now);
         }
     }
 
@@ -370,38 +375,24 @@ impl Job {
     }
 
     /// The attempt is over and the job is not.
-    fn wait_for_next_attempt(
-        &mut self,
-        applied: &mut Applied,
-        error: Option<JobError>,
-        charged: bool,
-        wait: Duration,
-        now: Timestamp,
-    ) {
-        let snoozed = !charged && !wait.is_zero();
-        let without_error = if snoozed { "SNOOZED" } else { "HANDED_BACK" };
-        let reason = error
-            .as_ref()
-            .map_or_else(|| without_error.to_owned(), |error| error.reason.clone());
-        if charged {
-            self.0.run_at = now.after(wait);
-        }
-        self.0.detail.error.clone_from(&error);
+    fn wait_for_next_attempt(&mut self, applied: &mut Applied, next: NextAttempt, now: Timestamp) {
+        self.0.run_at = next.at;
+        self.0.detail.error.clone_from(&next.error);
         let end = EventKind::AttemptEnd {
-            error,
-            charged,
-            next_attempt_at: self.run_at.max(now),
+            charged: next.error.is_some(),
+            error: next.error,
+            next_attempt_at: next.at.max(now),
         };
         self.record(applied, now, end);
         self.end_lease();
         // It was started in time: from here on only its end has a deadline.
         self.0.deadline_at = self.detail.expires_at;
-        let state = if wait.is_zero() {
-            JobState::Queued
-        } else {
+        let state = if next.at > now {
             JobState::Scheduled
+        } else {
+            JobState::Queued
         };
-        self.move_to(applied, state, &reason, now);
+        self.move_to(applied, state, &next.reason, now);
     }
 
     fn fail(&mut self, applied: &mut Applied, error: JobError, now: Timestamp) {
@@ -456,5 +447,33 @@ impl Job {
             attempt: self.attempt,
             kind,
         });
+    }
+}
+
+/// What comes after an attempt that was not the last one.
+struct NextAttempt {
+    /// When it may begin.
+    at: Timestamp,
+    /// Why the one before it is over.
+    reason: String,
+    /// How that one failed; `None` where it did not, and charges nothing.
+    error: Option<JobError>,
+}
+
+impl NextAttempt {
+    fn charged(error: JobError, at: Timestamp) -> Self {
+        Self {
+            at,
+            reason: error.reason.clone(),
+            error: Some(error),
+        }
+    }
+
+    fn uncharged(reason: &str, at: Timestamp) -> Self {
+        Self {
+            at,
+            reason: reason.to_owned(),
+            error: None,
+        }
     }
 }

@@ -14,6 +14,7 @@ const START: Timestamp = Timestamp::from_micros(1_000_000);
 const NOW: Timestamp = Timestamp::from_micros(2_000_000);
 const STALL_AT: Timestamp = Timestamp::from_micros(901_000_000);
 const LEASE_END: Timestamp = Timestamp::from_micros(17_000_000);
+const TICK: Duration = Duration::from_micros(1);
 
 /// A job to be, with three attempts and a log of so many bytes.
 pub(super) fn new_job(log_bytes_max: u64) -> NewJob {
@@ -53,6 +54,7 @@ finish_late      !StaleLease     !StaleLease     !StaleLease     !StaleLease    
 finish_early     !StaleLease     !StaleLease     !StaleLease     !StaleLease     !StaleLease     !StaleLease !StaleLease !StaleLease !StaleLease
 lose             !StaleLease     !StaleLease     !StaleLease     queued:AS:1     cancelled:S:1   !StaleLease !StaleLease !StaleLease !StaleLease
 lose_at_last     !StaleLease     !StaleLease     !StaleLease     failed:S:1      cancelled:S:1   !StaleLease !StaleLease !StaleLease !StaleLease
+lose_renewed     !StaleLease     !StaleLease     !StaleLease     !NotDue         !NotDue         !StaleLease !StaleLease !StaleLease !StaleLease
 lose_late        !StaleLease     !StaleLease     !StaleLease     !StaleLease     !StaleLease     !StaleLease !StaleLease !StaleLease !StaleLease
 cancel           cancelled:S:0   cancelled:S:0   cancelled:S:0   cancelling:CS:0 =               =           =           =           =
 become_due       queued:S:0      !NotDue         !NotDue         !NotDue         !NotDue         !NotDue     !NotDue     !NotDue     !NotDue
@@ -68,6 +70,10 @@ hold             !NotQueued      !NotQueued      blocked:S:0     !NotQueued     
 unblock          !NotBlocked     queued:S:0      !NotBlocked     !NotBlocked     !NotBlocked     !NotBlocked !NotBlocked !NotBlocked !NotBlocked
 retried          !NotRetryable   !NotRetryable   !NotRetryable   !NotRetryable   !NotRetryable   !NotRetryable failed::0  cancelled::0 expired::0
 ";
+
+fn lose(attempt: u32, before: Timestamp) -> Change {
+    Change::Lose { attempt, before }
+}
 
 /// The change of a row. Attempt 2 holds the lease.
 fn change(row: &str) -> Change {
@@ -117,8 +123,9 @@ fn change(row: &str) -> Change {
             outcome: Outcome::HandedBack,
             chance: 0.5,
         },
-        "lose" | "lose_at_last" => Change::Lose { attempt: 2 },
-        "lose_late" => Change::Lose { attempt: 1 },
+        "lose" | "lose_at_last" => lose(2, START.after(TICK)),
+        "lose_renewed" => lose(2, START),
+        "lose_late" => lose(1, START.after(TICK)),
         "cancel" => Change::Cancel {
             cause: CancelCause::Requested,
             reason: "enough".to_owned(),
@@ -203,7 +210,7 @@ fn every_change_in_every_state_is_as_the_table_says() {
             pairs += 1;
         }
     }
-    assert_eq!(pairs, 29 * 9);
+    assert_eq!(pairs, 30 * 9);
 }
 
 fn check_traces(before: &Job, after: &Job, result: &Result<Applied, Refusal>, pair: &str) {
@@ -272,7 +279,7 @@ fn three_attempts_lost_in_a_row_end_a_job_whatever_budget_is_left() {
     let lose_one = |job: &mut Job| {
         job.apply(change("claim"), NOW).expect("it waits");
         let attempt = job.attempt;
-        job.apply(Change::Lose { attempt }, NOW)
+        job.apply(lose(attempt, LEASE_END.after(TICK)), NOW)
             .expect("it holds the lease");
     };
     lose_one(&mut job);

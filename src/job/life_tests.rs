@@ -94,7 +94,10 @@ fn to_change(made: Move, job: &Job, now: Timestamp) -> Option<Change> {
             outcome,
             chance,
         },
-        Move::Lose { late } => Change::Lose { attempt: of(late) },
+        Move::Lose { late } => Change::Lose {
+            attempt: of(late),
+            before: Timestamp::from_micros(i64::MAX),
+        },
         Move::Cancel => Change::Cancel {
             cause: CancelCause::Requested,
             reason: String::new(),

@@ -3,6 +3,7 @@
 //! A bound that users may need to move is a default here and a field in the configuration; the others
 //! are fixed, because clients rely on them.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Largest request. Bytes. The receive default of gRPC libraries in every language.
@@ -55,6 +56,11 @@ pub const ATTEMPTS_DEFAULT: u32 = 3;
 pub const ATTEMPTS_LOST_MAX: u32 = 3;
 /// Longest duration in any field: a year.
 pub const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Durations in fields that have no bounds of their own.
+pub const DURATIONS: RangeInclusive<Duration> = Duration::ZERO..=DURATION_MAX;
+/// Timeouts of a job. Chosen: at 0 every job would end before it begins, and below a millisecond nobody
+/// could keep one.
+pub const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=DURATION_MAX;
 /// Longest long poll.
 pub const POLL_MAX: Duration = Duration::from_secs(300);
 /// Long poll where the caller does not say.
@@ -65,6 +71,13 @@ pub const INITIAL_BACKOFF_DEFAULT: Duration = Duration::from_secs(1);
 pub const MAX_BACKOFF_DEFAULT: Duration = Duration::from_secs(600);
 /// Growth of a retry's longest wait.
 pub const BACKOFF_MULTIPLIER_DEFAULT: f64 = 2.0;
+/// Growths of a retry's longest wait. Chosen: below 1 waits would shrink, and with 10 the fourth retry of
+/// a second's wait comes after a quarter of an hour.
+pub const BACKOFF_MULTIPLIERS: RangeInclusive<f64> = 1.0..=10.0;
+/// Reasons of errors that a caller names. Bytes. Chosen: what `google.rpc.ErrorInfo` allows, and one.
+pub const REASON_BYTES_MAX: usize = 64;
+/// Unique keys. Bytes. As idempotency keys.
+pub const UNIQUE_KEY_BYTES_MAX: usize = 255;
 /// From asking an attempt to stop until it is forced to, where nobody says.
 pub const CANCEL_GRACE_DEFAULT: Duration = Duration::from_secs(5);
 /// Output and log lines kept of one job where nobody says. Bytes. States and progress always are.
@@ -100,6 +113,10 @@ pub const BATCH_EVENTS_MAX: usize = 256;
 pub const BATCH_BYTES_MAX: usize = 256 * 1024;
 /// Open watches of one tenant where nobody says.
 pub const WATCHERS_DEFAULT: usize = 10_000;
+/// Jobs that one watch may name. Chosen: as many as one batch; their ids are 36 KiB of a request.
+pub const WATCH_JOB_IDS_MAX: usize = 1_000;
+/// At most one roll-up of many jobs in this time where nobody says. Chosen: four a second look live.
+pub const ROLL_UP_INTERVAL_DEFAULT: Duration = Duration::from_millis(250);
 /// Sign of life on a quiet watch: shortest interval.
 pub const HEARTBEAT_MIN: Duration = Duration::from_secs(1);
 /// Sign of life on a quiet watch: longest interval.

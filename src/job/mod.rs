@@ -119,6 +119,14 @@ pub struct JobSpec {
 }
 
 impl JobSpec {
+    fn concurrency_key_of(&self, job: &JobKey) -> Option<ConcurrencyKey> {
+        Some(ConcurrencyKey {
+            tenant: job.tenant.clone(),
+            queue: self.queue.clone(),
+            key: self.concurrency_key.clone()?,
+        })
+    }
+
     /// A job of a type, with everything else as it is by default.
     pub fn of(job_type: Name) -> Self {
         Self {
@@ -334,13 +342,20 @@ pub struct NewJob {
     pub spec: Arc<JobSpec>,
     /// What it works on.
     pub input: Option<Payload>,
-    /// When it may first run; in the past, or `None`, for at once.
+    /// When it may first run; in the past for at once, `None` for `delay` after it is stored.
     pub start_at: Option<Timestamp>,
+    /// How long after it is stored it may first run. Default: at once.
+    pub delay: std::time::Duration,
     /// What becomes of it where another job stands in its way.
     pub on_conflict: OnConflict,
 }
 
 impl NewJob {
+    /// What it shares a limit with, if anything.
+    pub fn concurrency_key(&self) -> Option<ConcurrencyKey> {
+        self.spec.concurrency_key_of(&self.key)
+    }
+
     /// A job that may run at once and stands in nobody's way.
     pub fn new(key: JobKey, spec: JobSpec, input: Option<Payload>) -> Self {
         Self {
@@ -348,7 +363,16 @@ impl NewJob {
             spec: Arc::new(spec),
             input,
             start_at: None,
+            delay: std::time::Duration::ZERO,
             on_conflict: OnConflict::default(),
+        }
+    }
+
+    /// When it may first run, stored now: now at the earliest.
+    pub fn run_at(&self, now: Timestamp) -> Timestamp {
+        match self.start_at {
+            Some(at) => at.max(now),
+            None => now.after(self.delay),
         }
     }
 }
@@ -389,6 +413,9 @@ pub enum Change {
     Lose {
         /// Which attempt.
         attempt: u32,
+        /// Its lease has to have ended before this, by the steady clock: what was true when somebody
+        /// looked may not be any more. The far end of the range where its process is known to be dead.
+        before: Timestamp,
     },
     /// The attempt has told nothing for the job's stall time.
     Stall {
@@ -498,7 +525,7 @@ pub enum Refusal {
     StaleLease,
     /// Nobody asked it to stop.
     NotCancelling,
-    /// It is not waiting for its time, or the time has not come.
+    /// It is not waiting for its time, or the time has not come: not yet, or not any more.
     NotDue,
     /// It is not waiting for others.
     NotBlocked,
@@ -524,7 +551,7 @@ impl Job {
 
     /// A job that is new, and the first event of its log.
     pub fn submit(new: &NewJob, now: Timestamp) -> (Self, Applied) {
-        let run_at = new.start_at.map_or(now, |at| at.max(now));
+        let run_at = new.run_at(now);
         let state = if run_at > now {
             JobState::Scheduled
         } else {
@@ -581,12 +608,7 @@ impl Job {
 
     /// What it shares a limit with, if anything.
     pub fn concurrency_key(&self) -> Option<ConcurrencyKey> {
-        let key = self.spec.concurrency_key.clone()?;
-        Some(ConcurrencyKey {
-            tenant: self.key.tenant.clone(),
-            queue: self.spec.queue.clone(),
-            key,
-        })
+        self.spec.concurrency_key_of(&self.key)
     }
 
     /// Whether it stands in the way of another one with its unique key.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::job::limits;
+use crate::job::limits::{self, REASON_BYTES_MAX};
 
 /// How often, and after what wait, failed attempts are repeated.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -126,6 +126,26 @@ pub enum OnConflict {
     CancelRunning,
 }
 
+/// Checks the form of an error's reason: 1 to 64 of `[A-Z0-9_]`, beginning with a letter.
+///
+/// # Errors
+/// A sentence that says what is wrong with it.
+pub fn check_reason(reason: &str) -> Result<(), String> {
+    let len = reason.len();
+    if !(1..=REASON_BYTES_MAX).contains(&len) {
+        return Err(format!(
+            "is {len} bytes; 1 to {REASON_BYTES_MAX} are accepted"
+        ));
+    }
+    let allowed = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+    if !reason.starts_with(|c: char| c.is_ascii_uppercase()) || !reason.chars().all(allowed) {
+        return Err(format!(
+            "is {reason:?}; a reason is of A-Z 0-9 _ and begins with a letter"
+        ));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,5 +161,17 @@ mod tests {
         assert_eq!(policy.backoff(2, 0.5), Duration::from_secs(1));
         assert_eq!(policy.backoff(4, 0.5), Duration::from_millis(2_500));
         assert_eq!(policy.backoff(u32::MAX, 0.5), Duration::from_millis(2_500));
+    }
+
+    #[test]
+    fn a_reason_is_upper_snake() {
+        let longest = "R".repeat(REASON_BYTES_MAX);
+        for good in ["A", "EXIT_CODE", "E2_", &longest] {
+            assert_eq!(check_reason(good), Ok(()), "{good}");
+        }
+        let too_long = "R".repeat(REASON_BYTES_MAX + 1);
+        for bad in ["", "a", "1A", "_A", "A B", "Ä", &too_long] {
+            assert!(check_reason(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -31,6 +31,16 @@ pub struct EncodedEvent {
     pub bytes: Bytes,
 }
 
+impl EncodedEvent {
+    /// A copy that does not keep its segment in memory.
+    pub fn detached(&self) -> Self {
+        Self {
+            bytes: Bytes::copy_from_slice(&self.bytes),
+            ..*self
+        }
+    }
+}
+
 /// Why stored bytes are no segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the stored events are damaged")]

@@ -17,6 +17,10 @@ pub enum StopCause {
     Cancel,
     /// It ran longer than it may.
     RunTimeout,
+    /// Its job took longer than it may, over all its attempts.
+    TotalTimeout,
+    /// It told nothing for longer than it may.
+    HeartbeatTimeout,
     /// The server drains.
     Drain,
     /// It does not hold the lease any more.

@@ -1,20 +1,23 @@
-//! What the server itself asks of a queue: a pool that takes part, jobs that become due, leases that ended,
-//! what is over and goes.
+//! What the server itself asks of a queue: a pool that takes part, jobs that become due or expire, leases
+//! that ended, attempts that are silent, what is over and goes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use crate::error::Error;
 use crate::job::Change;
-use crate::job::name::JobKey;
+use crate::job::name::{JobKey, Name};
 use crate::job::time::Timestamp;
-use crate::queue::writer::{Begin, Pool, Request};
+use crate::queue::writer::{Answer, Begin, Pool, Request};
 use crate::queue::{JobQueue, Places};
-use crate::store::{AttemptTimer, Entry, Purge, Purged, StoreError, Timer};
+use crate::store::{AttemptTimer, Entry, Purge, Purged, Reply, StoreError, Timer};
 
-/// Jobs that are made due, or whose leases are swept, in one go.
+/// Jobs that are changed in one go because their time has come.
 const SWEEP_MAX: usize = 256;
+/// When jobs are asked again that have all refused. Chosen: soon enough for people.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
 impl JobQueue {
     /// Makes the pool of this process known: its places are filled from here on, and each job that is
@@ -58,25 +61,110 @@ impl JobQueue {
     /// # Errors
     /// Where the store cannot be read or written.
     pub async fn make_due(&self) -> Result<Option<Timestamp>, Error> {
-        loop {
-            let now = self.shared.clock.now();
-            let due = self.shared.store.due(Timer::Start, now, SWEEP_MAX).await?;
-            if due.keys.is_empty() {
-                return Ok(due.next);
-            }
-            let become_due = |key| Entry::Change {
-                key,
-                change: Change::BecomeDue,
-            };
-            // A job that was cancelled in between refuses: fine.
-            let entries = due.keys.into_iter().map(become_due).collect();
-            self.change(entries, 0).await?;
-        }
+        self.fire(Timer::Start, || Change::BecomeDue).await
     }
 
     /// Waits until [`JobQueue::make_due`] may have something to do sooner than it said.
     pub async fn due_changed(&self) {
         self.shared.due_changed.notified().await;
+    }
+
+    /// Ends waiting jobs whose queue timeout or total timeout has passed. Answers when the next one has.
+    ///
+    /// # Errors
+    /// Where the store cannot be read or written.
+    pub async fn expire_waiting(&self) -> Result<Option<Timestamp>, Error> {
+        self.shared.deadlines.clear();
+        let next = self.fire(Timer::Deadline, || Change::Expire).await?;
+        self.shared.deadlines.set(next);
+        Ok(next)
+    }
+
+    /// Waits until [`JobQueue::expire_waiting`] may have something to do sooner than it said.
+    pub async fn deadlines_changed(&self) {
+        self.shared.deadlines.rings().await;
+    }
+
+    /// Changes all jobs whose time of some kind has come, in batches. Answers when the next one is.
+    async fn fire(&self, timer: Timer, change: fn() -> Change) -> Result<Option<Timestamp>, Error> {
+        loop {
+            let now = self.shared.clock.now();
+            let due = self.shared.store.due(timer, now, SWEEP_MAX).await?;
+            if due.keys.is_empty() {
+                return Ok(due.next);
+            }
+            let entry = |key| Entry::Change {
+                key,
+                change: change(),
+            };
+            let entries = due.keys.into_iter().map(entry).collect();
+            let answers = self.change(entries, 0).await?;
+            // A job that was cancelled in between refuses: fine. Where all refuse, the clock was set
+            // back, and asking again at once would change nothing.
+            if !answers.iter().any(is_done) {
+                return Ok(Some(now.after(REFUSED_PAUSE)));
+            }
+        }
+    }
+
+    /// Says of attempts that have told nothing for their job's stall time, by the steady clock, that they
+    /// are stalled; each once, until it tells something. Nothing else happens to them. Answers how many.
+    ///
+    /// # Errors
+    /// Where the store cannot be read or written.
+    pub async fn report_stalled(&self, steady_now: Timestamp) -> Result<usize, Error> {
+        let store = &self.shared.store;
+        let silent = store
+            .attempts_due(AttemptTimer::Stall, steady_now, SWEEP_MAX)
+            .await?;
+        if silent.is_empty() {
+            return Ok(0);
+        }
+        let (keys, entries): (Vec<_>, Vec<_>) = silent
+            .into_iter()
+            .map(|(key, attempt)| {
+                let change = Change::Stall {
+                    attempt,
+                    steady_now,
+                };
+                (key.id, Entry::Change { key, change })
+            })
+            .unzip();
+        // An attempt that has ended, or told something, in between refuses: fine.
+        let answers = self.change(entries, 0).await?;
+        let stalled = keys.iter().zip(&answers);
+        let stalled = stalled.filter(|(_, answer)| is_done(answer));
+        let stalled = stalled.inspect(|(job, _)| {
+            tracing::warn!(%job, "stalled: its attempt has told nothing for its stall time");
+        });
+        Ok(stalled.count())
+    }
+
+    /// Lets jobs of a queue go on that wait for others with their concurrency key, because more of them
+    /// may run now: of each key and type the first `room`. Call it once the new limit holds. One too many
+    /// does no harm: it waits again. Answers how many.
+    ///
+    /// # Errors
+    /// Where the store cannot be read or written.
+    ///
+    /// # Cancel safety
+    /// Once it has begun, some of it may happen although nobody hears of it.
+    pub async fn unblock(&self, queue: &Name, room: usize) -> Result<usize, Error> {
+        let store = &self.shared.store;
+        let (mut last, mut unblocked) = (None, 0);
+        while let Some((line, keys)) = store.next_blocked(queue, last.as_ref(), room).await? {
+            for some in keys.chunks(SWEEP_MAX) {
+                let entries = some.iter().map(|key| Entry::Change {
+                    key: key.clone(),
+                    change: Change::Unblock,
+                });
+                // One that went on, or was cancelled, in between refuses: fine.
+                let answers = self.change(entries.collect(), 0).await?;
+                unblocked += answers.iter().filter(|answer| is_done(answer)).count();
+            }
+            last = Some(line);
+        }
+        Ok(unblocked)
     }
 
     /// Ends attempts whose lease ended before `before`, by the steady clock, whoever holds it. Answers
@@ -114,12 +202,12 @@ impl JobQueue {
             .filter(|(key, attempt)| is_lost(key, *attempt))
             .map(|(key, attempt)| Entry::Change {
                 key,
-                change: Change::Lose { attempt },
+                change: Change::Lose { attempt, before },
             })
             .collect();
         let swept = entries.len();
         if swept > 0 {
-            // An attempt that ended in between refuses: fine.
+            // An attempt that ended in between refuses, and one that renewed its lease: fine.
             self.change(entries, 0).await?;
         }
         Ok(swept)
@@ -149,4 +237,9 @@ impl JobQueue {
         }
         Ok(tidied?)
     }
+}
+
+/// Whether a change happened.
+fn is_done(answer: &Answer) -> bool {
+    matches!(answer, Answer::Stored(Reply::Done { .. }))
 }

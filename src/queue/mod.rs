@@ -4,6 +4,7 @@
 //! changes to the writer, and answers once they are on disk. It promises that nobody sees an event
 //! before it is stored. It knows neither the wire nor SQL.
 
+mod alarm;
 mod attempts;
 mod clear;
 mod duties;
@@ -19,7 +20,9 @@ mod read;
 mod schedule;
 mod settings;
 mod submission;
+mod submit;
 mod watch;
+mod watch_jobs;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -38,8 +41,13 @@ pub use places::Places;
 pub use rates::LastMinute;
 pub use read::{EventPage, EventQuery, JobPage, Waited, check_page_size, check_sequence};
 pub use settings::{Edit, LimitsEdit};
-pub use submission::{InputCheck, KnownType, Submission, default_tenant};
+pub use submission::{
+    InputCheck, KnownType, RetryOverrides, Start, Submission, TimeoutOverrides, UniqueRequest,
+    default_tenant,
+};
+pub use submit::Batch;
 pub use watch::{Watch, WatchContent, WatchMessage, WatchOptions};
+pub use watch_jobs::{JobsContent, JobsGap, JobsMessage, JobsWatch, JobsWatchOptions, RollUp};
 pub use writer::{Begin, Handed};
 
 use crate::error::{Error, Precondition};
@@ -49,13 +57,15 @@ use crate::job::name::{JobId, JobKey, Name};
 use crate::job::queue::GivenLimits;
 use crate::job::time::{Clock, Timestamp};
 use crate::job::{CancelCause, Change, Job, Refusal};
+use crate::queue::alarm::Alarm;
 use crate::queue::attempts::Attempts;
 use crate::queue::quota::Quota;
 use crate::queue::rates::Rates;
 use crate::queue::schedule::Schedule;
 use crate::queue::settings::Live;
+use crate::queue::submit::not_taken;
 use crate::queue::writer::{Answer, Pool, Request, Writer};
-use crate::store::{Entry, JobStore, NotTaken, Reply, StoreError};
+use crate::store::{Entry, JobStore, Reply, StoreError};
 
 /// Requests that may wait for the writer. Chosen: a few groups; who comes later waits at the door.
 const REQUESTS_WAITING_MAX: usize = 2048;
@@ -114,6 +124,8 @@ pub(crate) struct Shared {
     rates: Mutex<Rates>,
     /// Somebody waits for a time that may come sooner than known.
     due_changed: Notify,
+    /// The next deadline of a job that waits.
+    deadlines: Alarm,
     draining: CancellationToken,
     failed: CancellationToken,
     failure: OnceLock<StoreError>,
@@ -186,6 +198,7 @@ impl JobQueue {
             live: Mutex::new(live),
             rates: Mutex::default(),
             due_changed: Notify::new(),
+            deadlines: Alarm::default(),
             draining: CancellationToken::new(),
             failed: CancellationToken::new(),
             failure: OnceLock::new(),
@@ -210,61 +223,6 @@ impl JobQueue {
             }
         }
         Ok(queue)
-    }
-
-    /// Stores a job, and answers once it is on disk: the job, and whether an earlier request with its
-    /// key had made it.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`], [`Error::KeyReused`], [`Error::Exhausted`], [`Error::Unavailable`].
-    ///
-    /// # Cancel safety
-    /// Once it has begun, the job may be stored although nobody hears of it.
-    pub async fn submit(&self, submission: Submission) -> Result<(Arc<Job>, bool), Error> {
-        self.submit_as(self.new_id(), submission, "").await
-    }
-
-    /// What is wrong with a submission, and nothing else: neither whether its key was used nor whether
-    /// jobs are taken now. `prefix` is what stands before the fields' names in the request.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`].
-    pub fn check(&self, submission: Submission, prefix: &str) -> Result<(), Error> {
-        let settings = &self.shared.settings;
-        let checked = submission.check(
-            prefix,
-            self.new_id(),
-            &settings.types,
-            settings.log_bytes_max,
-        );
-        checked.map(drop)
-    }
-
-    fn new_id(&self) -> JobId {
-        JobId::new(self.shared.clock.new_id())
-    }
-
-    async fn submit_as(
-        &self,
-        id: JobId,
-        submission: Submission,
-        prefix: &str,
-    ) -> Result<(Arc<Job>, bool), Error> {
-        if self.shared.draining.is_cancelled() {
-            return Err(Error::draining());
-        }
-        let settings = &self.shared.settings;
-        let new = submission.check(prefix, id, &settings.types, settings.log_bytes_max)?;
-        let bytes = new.input.as_ref().map_or(0, |input| input.as_bytes().len());
-        let entry = Entry::Submit {
-            new: Box::new(new),
-            hand_over: false,
-        };
-        match self.change_one(entry, bytes).await? {
-            Answer::Stored(Reply::Done { job, deduplicated }) => Ok((job, deduplicated)),
-            Answer::Stored(Reply::NotTaken(why)) => Err(not_taken(why)),
-            other => Err(Error::internal(&format!("a submit was answered {other:?}"))),
-        }
     }
 
     /// Asks a job to stop, and answers with the job as it is then. A finished job, or one that was
@@ -360,10 +318,13 @@ impl JobQueue {
             Answer::Held => Ok(None),
             Answer::Stored(Reply::Done { job, .. }) => Ok(Some(job)),
             Answer::Stored(Reply::Missing) => Err(Error::NotFound { id: key.id }),
-            Answer::Stored(Reply::NotTaken(why)) => Err(not_taken(why)),
-            Answer::Stored(reply @ (Reply::Batch(_) | Reply::BatchNotTaken(_))) => Err(
-                Error::internal(&format!("job {} was answered {reply:?}", key.id)),
-            ),
+            Answer::Stored(Reply::NotTaken(why)) => Err(not_taken(&key.tenant, why)),
+            Answer::Stored(
+                reply @ (Reply::Batch(_) | Reply::BatchNotTaken(_) | Reply::Checked { .. }),
+            ) => Err(Error::internal(&format!(
+                "job {} was answered {reply:?}",
+                key.id
+            ))),
             Answer::Stored(Reply::Refused(refusal)) => Err(match refusal {
                 Refusal::StaleLease => Error::Precondition(Precondition::StaleLease),
                 Refusal::NotCancelling => Error::Precondition(Precondition::NotCancelling),
@@ -406,15 +367,6 @@ impl JobQueue {
             .send(request)
             .await
             .map_err(|_| Error::outcome_unknown())
-    }
-}
-
-/// Why a new job was not stored.
-fn not_taken(why: NotTaken) -> Error {
-    match why {
-        NotTaken::KeyReused(id) => Error::KeyReused { id },
-        NotTaken::UniqueTaken(id) => Error::UniqueTaken { id },
-        NotTaken::NoRoom => Error::waiting_full(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use crate::job::JobState;
 use crate::job::name::{Lane, Name};
-use crate::store::Entry;
+use crate::store::{Entry, WaitingRoom};
 
 /// How many jobs of each tenant wait, as committed.
 #[derive(Debug)]
@@ -37,15 +37,15 @@ impl Quota {
         }
     }
 
-    /// How many more may wait of each tenant that has new jobs among these entries.
-    pub(super) fn room(&self, entries: &[Entry]) -> HashMap<Name, usize> {
+    /// How many wait, and may, of each tenant that has new jobs among these entries.
+    pub(super) fn room(&self, entries: &[Entry]) -> HashMap<Name, WaitingRoom> {
         let mut room = HashMap::new();
         for entry in entries {
             let tenant = match entry {
                 Entry::Submit { new, .. } => Some(&new.key.tenant),
                 Entry::Batch(jobs) => jobs.first().map(|new| &new.key.tenant),
                 Entry::Retry { key, .. } => Some(&key.tenant),
-                Entry::Change { .. } => None,
+                Entry::Check(_) | Entry::Change { .. } => None,
             };
             if let Some(tenant) = tenant
                 && !room.contains_key(tenant)
@@ -56,9 +56,11 @@ impl Quota {
         room
     }
 
-    fn room_of(&self, tenant: &Name) -> usize {
+    fn room_of(&self, tenant: &Name) -> WaitingRoom {
         let waiting = self.waiting.get(tenant).copied().unwrap_or(0);
-        self.max
-            .saturating_sub(usize::try_from(waiting).unwrap_or(0))
+        WaitingRoom {
+            waiting: usize::try_from(waiting).unwrap_or(0),
+            max: self.max,
+        }
     }
 }

@@ -309,7 +309,7 @@ pub(super) fn ahead(after_sequence: i64, last_sequence: i64) -> Error {
 }
 
 /// How much of a page a job takes at most.
-fn snapshot_bytes(snapshot: &JobSnapshot) -> usize {
+pub(super) fn snapshot_bytes(snapshot: &JobSnapshot) -> usize {
     /// Its id, times and numbers, and what stands before each field and its length.
     const FIXED: usize = 600;
     /// What stands before a label or a piece of metadata, its name and its value.

@@ -5,6 +5,7 @@
 //! all the same.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -340,19 +341,32 @@ impl Writer {
     fn offer(&mut self, entries: &mut [Addressed], places: &Places, now: Timestamp) -> Offer {
         let mut offer = self.schedule.offer(places, now);
         let wall = self.shared.clock.now();
+        // Types of which a job of this very group waits: what comes behind it must not run before it.
+        let mut waits: BTreeSet<Name> = BTreeSet::new();
         for (entry, _) in entries {
             if !places.any_free() {
                 break;
             }
-            if let Entry::Submit { new, hand_over } = entry
-                && new.start_at.is_none_or(|at| at <= wall)
-            {
-                let lane = Lane {
-                    queue: new.spec.queue.clone(),
-                    job_type: new.spec.job_type.clone(),
-                    tenant: new.key.tenant.clone(),
-                };
-                *hand_over = self.schedule.hand_over(&lane, &mut offer, places, now);
+            let (new, hand_over) = match entry {
+                Entry::Submit { new, hand_over } => (new, hand_over),
+                Entry::Batch(jobs) => {
+                    waits.extend(jobs.iter().map(|new| new.spec.job_type.clone()));
+                    continue;
+                }
+                Entry::Check(_) | Entry::Retry { .. } | Entry::Change { .. } => continue,
+            };
+            let job_type = &new.spec.job_type;
+            if new.run_at(wall) > wall || waits.contains(job_type) {
+                continue;
+            }
+            let lane = Lane {
+                queue: new.spec.queue.clone(),
+                job_type: job_type.clone(),
+                tenant: new.key.tenant.clone(),
+            };
+            *hand_over = self.schedule.hand_over(&lane, &mut offer, places, now);
+            if !*hand_over {
+                waits.insert(job_type.clone());
             }
         }
         offer
@@ -382,13 +396,19 @@ impl Writer {
             if job.state == JobState::Scheduled {
                 self.shared.due_changed.notify_one();
             }
-            self.shared.hub.publish(&job.key, || {
-                let segment = Arc::clone(&published.segment);
+            if let Some(deadline) = job.deadline_at {
+                self.shared.deadlines.hear(deadline);
+            }
+            let segment = &published.segment;
+            let news = || {
+                let (job, segment) = (Arc::clone(job), Arc::clone(segment));
                 match &published.payloads {
-                    None => News::Events(Arc::clone(job), segment),
-                    Some(payloads) => News::Over(Arc::clone(job), Arc::clone(payloads), segment),
+                    None => News::Events(job, segment),
+                    Some(payloads) => News::Over(job, Arc::clone(payloads), segment),
                 }
-            });
+            };
+            let hub = &self.shared.hub;
+            hub.publish(&job.key, published.position, segment.len(), news);
         }
     }
 
@@ -450,7 +470,7 @@ impl Writer {
         if let Ok(purged) = &result {
             for one in purged {
                 match one {
-                    Purged::Job(key) => self.shared.hub.publish(key, || News::Purged),
+                    Purged::Job(key) => self.shared.hub.publish_purge(key),
                     Purged::Events(..) | Purged::Nothing => {}
                 }
             }

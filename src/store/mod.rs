@@ -5,16 +5,17 @@
 //! read, or remove what is over. A store does not publish, wake or decide: that is the queue's work.
 //! No verb may be dropped before it has answered, except those that only read.
 
+pub mod memory;
 mod plan;
 pub mod sqlite;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
 use crate::error::Error;
-use crate::job::name::{JobId, JobKey, Lane, Name};
+use crate::job::name::{BatchId, JobId, JobKey, Lane, Name};
 use crate::job::segment::Segment;
 use crate::job::time::Timestamp;
 use crate::job::{Change, Job, JobSnapshot, JobState, NewJob, Payloads, Refusal};
@@ -62,6 +63,26 @@ pub trait JobStore: Send + Sync + 'static {
     /// [`ReadError`].
     async fn log(&self, key: &JobKey, range: LogRange) -> Result<Option<LogPart>, ReadError>;
 
+    /// The next part of the log of all jobs, as far as it is one tenant's: segments after a position, in
+    /// the order of their commits, each with its job as it was when it was read.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    async fn log_after(&self, range: &TenantRange) -> Result<TenantLog, ReadError>;
+
+    /// The position of the newest event of all jobs; 0 before the first. Never falls, whatever is purged.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    async fn head(&self) -> Result<i64, ReadError>;
+
+    /// The next part of a tenant's jobs, in the order of their ids: those that a filter admits. Looks at a
+    /// bounded number of jobs, however few of them it admits.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    async fn scan(&self, query: &ScanQuery) -> Result<Scan, ReadError>;
+
     /// Jobs whose time of some kind has come, the earliest first, at most `limit`; and when the next one
     /// after them is due.
     ///
@@ -86,6 +107,19 @@ pub trait JobStore: Send + Sync + 'static {
     /// # Errors
     /// [`ReadError`].
     async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, ReadError>;
+
+    /// The line behind `after`, or the first one, in which jobs of a queue wait for others with their
+    /// concurrency key, and its first jobs in the order of claims, at most `limit`; `None` behind the
+    /// last line.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    async fn next_blocked(
+        &self,
+        queue: &Name,
+        after: Option<&BlockedLine>,
+        limit: usize,
+    ) -> Result<Option<(BlockedLine, Vec<JobKey>)>, ReadError>;
 
     /// The counters of one tenant, by lane and state, of some queues, in the order of their names.
     ///
@@ -172,9 +206,9 @@ pub struct Group {
     pub entries: Vec<Entry>,
     /// What may be claimed once the entries are done. At most one entry a lane.
     pub demand: Vec<Demand>,
-    /// How many more jobs of a tenant may wait before its submits are refused; tenants that are not
-    /// named are not bound.
-    pub room: HashMap<Name, usize>,
+    /// How many jobs of a tenant wait before the group, and how many may before its submits are refused;
+    /// tenants that are not named are not bound.
+    pub room: HashMap<Name, WaitingRoom>,
     /// How many jobs of a queue may run at once that share a concurrency key; queues that are not named
     /// have the default of one.
     pub key_limits: Arc<BTreeMap<Name, usize>>,
@@ -194,8 +228,11 @@ pub enum Entry {
         /// Whether it is claimed at once: its type has a free place and nothing waits before it.
         hand_over: bool,
     },
-    /// New jobs, all or none of them. Those whose idempotency key is used are answered as they are.
+    /// New jobs of one tenant, all or none of them. Those whose idempotency key is used are answered as
+    /// they are.
     Batch(Vec<NewJob>),
+    /// A new job that is not to be stored: is its idempotency key used, or its unique place taken?
+    Check(Box<NewJob>),
     /// A new job made of one that failed, was cancelled or has expired; or the one that was made of it
     /// before.
     Retry {
@@ -211,6 +248,27 @@ pub enum Entry {
         /// What.
         change: Change,
     },
+}
+
+/// How many jobs of a tenant wait, and how many may.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WaitingRoom {
+    /// Waiting now. May be above `max`: an attempt's own retry is never refused.
+    pub waiting: usize,
+    /// The bound.
+    pub max: usize,
+}
+
+impl WaitingRoom {
+    /// Whether so many more may wait.
+    fn has(&self, jobs: usize) -> bool {
+        jobs == 0 || self.waiting + jobs <= self.max
+    }
+
+    /// A job has begun, or ceased, to wait.
+    fn moved(&mut self, waited: bool, waits: bool) {
+        self.waiting = (self.waiting + usize::from(waits)).saturating_sub(usize::from(waited));
+    }
 }
 
 /// Free places for the jobs of one lane.
@@ -266,6 +324,11 @@ pub enum Reply {
     Batch(Vec<(Arc<Job>, bool)>),
     /// A batch was refused: by item, from 0.
     BatchNotTaken(Vec<(usize, NotTaken)>),
+    /// A job that is not to be stored could have been.
+    Checked {
+        /// Another one would have been answered in its place.
+        deduplicated: bool,
+    },
 }
 
 /// Why a new job was not stored.
@@ -276,7 +339,12 @@ pub enum NotTaken {
     /// This job has its unique place.
     UniqueTaken(JobId),
     /// As many jobs of its tenant wait as may.
-    NoRoom,
+    NoRoom {
+        /// How many wait, and how many may.
+        room: WaitingRoom,
+        /// How many more would have waited.
+        asked: usize,
+    },
 }
 
 /// A job that was claimed, with what an attempt needs.
@@ -293,6 +361,8 @@ pub struct Claimed {
 pub struct Published {
     /// The job.
     pub job: Arc<Job>,
+    /// Where its first new event stands among the events of all jobs; the others follow it.
+    pub position: i64,
     /// Its new events.
     pub segment: Arc<Segment>,
     /// With the last ones: the job's payloads, where the store knew them without reading.
@@ -320,7 +390,7 @@ pub struct Setting {
 }
 
 /// What a setting is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum SettingKind {
     /// A queue.
     Queue,
@@ -400,6 +470,123 @@ pub struct LogPart {
     pub segments: Vec<Arc<Segment>>,
 }
 
+/// Which part of a tenant's log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TenantRange {
+    /// Whose.
+    pub tenant: Name,
+    /// Events at a higher position.
+    pub after: i64,
+    /// About how many events of the tenant; at least one segment is read.
+    pub events: usize,
+    /// About how many bytes of the tenant.
+    pub bytes: usize,
+    /// How many segments to look at, whosever they are. At least 1.
+    pub segments: usize,
+}
+
+/// Part of a tenant's log.
+#[derive(Clone, PartialEq, Debug)]
+pub struct TenantLog {
+    /// By position, ascending. The first may begin before what was asked for.
+    pub segments: Vec<PlacedSegment>,
+    /// Every event of the tenant up to this position, and after what was asked for, is in `segments`. Where
+    /// there is nothing more, at least the position of the newest event that was stored then.
+    pub through: i64,
+    /// There was more when this was read.
+    pub more: bool,
+    /// The highest position at which an event of the tenant was purged; 0 where none ever was.
+    pub purged_through: i64,
+}
+
+/// A segment and where it stands among all.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PlacedSegment {
+    /// Position of its first event; the others follow it.
+    pub position: i64,
+    /// Its job as it was when the segment was read: maybe after later events.
+    pub job: Arc<Job>,
+    /// The events.
+    pub segment: Arc<Segment>,
+}
+
+/// Jobs of a tenant that are looked at together. Nothing that it asks for ever changes in a job, so that
+/// it admits a job for ever or never.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct JobFilter {
+    /// Whose.
+    pub tenant: Name,
+    /// Each of them, with the same value. Empty: all.
+    pub labels: BTreeMap<String, String>,
+    /// One of them. Empty: all.
+    pub queues: BTreeSet<Name>,
+    /// One of them. Empty: all.
+    pub types: BTreeSet<Name>,
+    /// Those of one batch.
+    pub batch_id: Option<BatchId>,
+    /// One of them. Empty: all.
+    pub ids: BTreeSet<JobId>,
+}
+
+impl JobFilter {
+    /// Every job of a tenant.
+    pub fn all_of(tenant: Name) -> Self {
+        Self {
+            tenant,
+            labels: BTreeMap::new(),
+            queues: BTreeSet::new(),
+            types: BTreeSet::new(),
+            batch_id: None,
+            ids: BTreeSet::new(),
+        }
+    }
+
+    /// Whether a job is one of them.
+    pub fn admits(&self, job: &Job) -> bool {
+        let spec = &job.spec;
+        let mut labels = self.labels.iter();
+        job.key.tenant == self.tenant
+            && (self.batch_id.is_none() || spec.batch_id == self.batch_id)
+            && (self.ids.is_empty() || self.ids.contains(&job.key.id))
+            && (self.queues.is_empty() || self.queues.contains(&spec.queue))
+            && (self.types.is_empty() || self.types.contains(&spec.job_type))
+            && labels.all(|(name, value)| spec.labels.get(name) == Some(value))
+    }
+}
+
+/// Which part of a tenant's jobs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ScanQuery {
+    /// Which jobs. Its ids are not looked up but compared: ask for a few by [`JobStore::job`].
+    pub filter: JobFilter,
+    /// Only those that are not over.
+    pub unfinished: bool,
+    /// Jobs with a higher id; `None` for the first part.
+    pub after: Option<JobId>,
+    /// How many to look at. At least 1.
+    pub look_at: usize,
+    /// How many to answer. At least 1.
+    pub limit: usize,
+}
+
+/// Part of a tenant's jobs.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Scan {
+    /// By id, ascending.
+    pub jobs: Vec<Scanned>,
+    /// Every job up to this id was looked at; `None` where there is none after what was asked for.
+    pub through: Option<JobId>,
+}
+
+/// A job and how new it is.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Scanned {
+    /// The job.
+    pub job: Arc<Job>,
+    /// Position at which its newest segment begins.
+    pub position: i64,
+}
+
 /// Times that come by the wall clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Timer {
@@ -427,6 +614,18 @@ pub struct Due {
     pub keys: Vec<JobKey>,
     /// When the next one after them is.
     pub next: Option<Timestamp>,
+}
+
+/// Where jobs of a queue wait for others with their concurrency key. Lines are in the order of tenant,
+/// key and type.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct BlockedLine {
+    /// Whose.
+    pub tenant: Name,
+    /// The concurrency key.
+    pub key: Name,
+    /// What runs them.
+    pub job_type: Name,
 }
 
 /// What to remove.

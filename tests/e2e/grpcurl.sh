@@ -39,7 +39,7 @@ services=$(grpcurl -plaintext "$address" list)
 holds "list names the job service" "$services" "$jobs"
 holds "list names the health service" "$services" grpc.health.v1.Health
 methods=$(grpcurl -plaintext "$address" list $jobs)
-same "the job service has its eight calls" "Cancel Get List ListEvents Run Submit Wait WatchJob" \
+same "the job service has its calls" "BatchSubmit Cancel Get List ListEvents Run Submit Wait WatchJob" \
     "$(sort <<<"${methods//$jobs./}" | xargs)"
 holds "list names the queue service" "$services" "$queues"
 methods=$(grpcurl -plaintext "$address" list $queues)
@@ -184,6 +184,29 @@ true_of "the next page goes on where the last one ended" '.[0].jobs | length == 
     "$(call $jobs/List "{\"page_size\":3,\"page_token\":\"$token\"}")"
 holds "a token for another filter is refused" \
     "$(refusal $jobs/List "{\"types\":[\"checksum\"],\"page_token\":\"$token\"}")" "Code: InvalidArgument"
+
+echo "a delayed Submit"
+due=$(call $jobs/Submit '{"type":"sleep","input":{"json":{"seconds":0}},"delay":"0.5s","retry_policy":{"max_attempts":1}}')
+true_of "it waits for its time" \
+    '.[0].job | .state == "STATE_SCHEDULED" and .scheduleTime > .createTime and .retryPolicy.maxAttempts == 1' "$due"
+ended=$(call $jobs/Wait "{\"job_id\":\"$(jq -r .job.jobId <<<"$due")\",\"timeout\":\"20s\"}")
+true_of "and then runs" '.[0].job | .state == "STATE_SUCCEEDED" and .startTime >= "'"$(jq -r .job.scheduleTime <<<"$due")"'"' "$ended"
+true_of "what is only checked is no job" '.[0] | has("job") | not' \
+    "$(call $jobs/Submit '{"type":"sleep","validate_only":true}')"
+
+echo "BatchSubmit"
+batch='{"requests":[{"type":"sleep","input":{"json":{"seconds":0}},"idempotency_key":"b-1"},{"type":"sleep","input":{"json":{"seconds":0}},"idempotency_key":"b-2"}]}'
+submitted=$(call $jobs/BatchSubmit "$batch")
+true_of "it answers with an id and two jobs of it" \
+    '.[0] | .batchId as $id | (.batchId | test("^[0-9a-f-]{36}$")) and ([.responses[].job.batchId] == [$id, $id])' "$submitted"
+true_of "in the order of the requests" '[.[0].responses[].job.idempotencyKey] == ["b-1", "b-2"]' "$submitted"
+again=$(call $jobs/BatchSubmit "$batch")
+true_of "sent again it is the same batch, said as deduplicated" \
+    ".[0] | .batchId == \"$(jq -r .batchId <<<"$submitted")\" and ([.responses[].deduplicated] == [true, true])" "$again"
+refused=$(refusal $jobs/BatchSubmit '{"requests":[{"type":"sleep"},{"type":"slep"},{"type":"sleep","priority":5000}]}')
+holds "a bad item is named" "$refused" "requests[1].type"
+holds "so is the next one" "$refused" "requests[2].priority"
+true_of "nothing of it was stored" '.[0].jobs | length == 8' "$(call $jobs/List '{}')"
 
 echo "drain"
 call grpc.health.v1.Health/Watch "{\"service\":\"$jobs\"}" -max-time 20 >health 2>/dev/null &

@@ -27,8 +27,8 @@ pub(crate) const JOB_ID: &str = "0198c0de-0000-7000-8000-000000000001";
 
 /// One step of a scripted stream.
 #[derive(Clone)]
-pub(crate) enum Step {
-    Send(Box<pb::WatchJobResponse>),
+pub(crate) enum Step<M = pb::WatchJobResponse> {
+    Send(Box<M>),
     Fail(Status),
     /// Says nothing more.
     Silence,
@@ -40,17 +40,20 @@ pub(crate) enum Step {
 }
 
 type Unary<Q, R> = Box<dyn Fn(&Q, usize) -> Result<R, Status> + Send + Sync>;
-type Script<Q> = Box<dyn Fn(&Q, usize) -> Result<Vec<Step>, Status> + Send + Sync>;
+type Script<Q, M = pb::WatchJobResponse> =
+    Box<dyn Fn(&Q, usize) -> Result<Vec<Step<M>>, Status> + Send + Sync>;
 
 /// What the fake answers, and what it was asked. The number is how often the call came before.
 pub(crate) struct Answers {
     pub(crate) submit: Unary<pb::SubmitRequest, pb::SubmitResponse>,
+    pub(crate) batch_submit: Unary<pb::BatchSubmitRequest, pb::BatchSubmitResponse>,
     pub(crate) get: Unary<pb::GetRequest, pb::GetResponse>,
     pub(crate) list: Unary<pb::ListRequest, pb::ListResponse>,
     pub(crate) wait: Unary<pb::WaitRequest, pb::WaitResponse>,
     pub(crate) cancel: Unary<pb::CancelRequest, pb::CancelResponse>,
     pub(crate) list_events: Unary<pb::ListEventsRequest, pb::ListEventsResponse>,
     pub(crate) watch: Script<pb::WatchJobRequest>,
+    pub(crate) watch_jobs: Script<pb::WatchJobsRequest, pb::WatchJobsResponse>,
     /// Its messages are wrapped as those of Run; the flag is `deduplicated` of the first.
     pub(crate) run: Script<pb::RunRequest>,
     pub(crate) run_deduplicated: bool,
@@ -63,12 +66,14 @@ impl Default for Answers {
         }
         Self {
             submit: Box::new(no),
+            batch_submit: Box::new(no),
             get: Box::new(no),
             list: Box::new(no),
             wait: Box::new(no),
             cancel: Box::new(no),
             list_events: Box::new(no),
             watch: Box::new(no),
+            watch_jobs: Box::new(no),
             run: Box::new(no),
             run_deduplicated: false,
         }
@@ -79,12 +84,14 @@ impl Default for Answers {
 #[derive(Default)]
 pub(crate) struct Asked {
     pub(crate) submit: Vec<pb::SubmitRequest>,
+    pub(crate) batch_submit: Vec<pb::BatchSubmitRequest>,
     pub(crate) get: Vec<pb::GetRequest>,
     pub(crate) list: Vec<pb::ListRequest>,
     pub(crate) wait: Vec<pb::WaitRequest>,
     pub(crate) cancel: Vec<pb::CancelRequest>,
     pub(crate) list_events: Vec<pb::ListEventsRequest>,
     pub(crate) watch: Vec<pb::WatchJobRequest>,
+    pub(crate) watch_jobs: Vec<pb::WatchJobsRequest>,
     pub(crate) run: Vec<pb::RunRequest>,
 }
 
@@ -236,6 +243,12 @@ impl JobService for Service {
     ) -> Result<Response<pb::SubmitResponse>, Status> {
         unary!(self, submit, request)
     }
+    async fn batch_submit(
+        &self,
+        request: Request<pb::BatchSubmitRequest>,
+    ) -> Result<Response<pb::BatchSubmitResponse>, Status> {
+        unary!(self, batch_submit, request)
+    }
     async fn get(
         &self,
         request: Request<pb::GetRequest>,
@@ -260,6 +273,18 @@ impl JobService for Service {
     ) -> Result<Response<pb::CancelResponse>, Status> {
         unary!(self, cancel, request)
     }
+    type WatchJobsStream = BoxStream<'static, Result<pb::WatchJobsResponse, Status>>;
+
+    async fn watch_jobs(
+        &self,
+        request: Request<pb::WatchJobsRequest>,
+    ) -> Result<Response<Self::WatchJobsStream>, Status> {
+        let request = request.into_inner();
+        let before = note!(self, watch_jobs, request);
+        let steps = (self.answers.watch_jobs)(&request, before)?;
+        Ok(Response::new(play(steps, self)))
+    }
+
     async fn list_events(
         &self,
         request: Request<pb::ListEventsRequest>,
@@ -296,10 +321,10 @@ impl JobService for Service {
     }
 }
 
-fn play(
-    steps: Vec<Step>,
+fn play<M: Send + 'static>(
+    steps: Vec<Step<M>>,
     service: &Service,
-) -> BoxStream<'static, Result<pb::WatchJobResponse, Status>> {
+) -> BoxStream<'static, Result<M, Status>> {
     let (cut, goaway) = (service.cut.clone(), service.goaway.clone());
     futures_util::stream::iter(steps)
         .then(move |step| {

@@ -13,6 +13,7 @@ pub(crate) const MEBIBYTE: usize = 1024 * 1024;
 #[derive(Clone, Debug)]
 pub(crate) enum Call {
     Submit(pb::SubmitRequest),
+    Batch(pb::BatchSubmitRequest),
     Run(pb::RunRequest),
     Get(pb::GetRequest),
     List(pb::ListRequest),
@@ -27,6 +28,7 @@ impl Call {
         let mut client = server.client.clone();
         match self {
             Self::Submit(request) => client.submit(request).await.map(drop),
+            Self::Batch(request) => client.batch_submit(request).await.map(drop),
             Self::Run(request) => client.run(request).await.map(drop),
             Self::Get(request) => client.get(request).await.map(drop),
             Self::List(request) => client.list(request).await.map(drop),
@@ -159,7 +161,7 @@ fn media_type(media_type: &str) -> Option<pb::Payload> {
     payload(pb::payload::Content::Text("x".to_owned()), media_type)
 }
 
-const YEAR: i64 = 365 * 24 * 3600;
+pub(crate) const YEAR: i64 = 365 * 24 * 3600;
 
 /// The same for every other request, on a job that is there.
 fn others(job_id: &str) -> Vec<(Call, Option<&'static str>)> {
@@ -346,7 +348,7 @@ fn waits() -> pacenote::config::TypeSettings {
     crate::life::settings(|settings| settings.concurrency = Some(1))
 }
 
-async fn check(server: &TestServer, call: Call, refused_field: Option<&str>) {
+pub(crate) async fn check(server: &TestServer, call: Call, refused_field: Option<&str>) {
     let mut what = format!("{call:?}");
     what.truncate(what.floor_char_boundary(300));
     match (call.make(server).await, refused_field) {

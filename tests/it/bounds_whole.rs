@@ -23,9 +23,35 @@ async fn all_that_is_wrong_with_a_request_is_told_at_once() {
         priority: 1_001,
         labels: label("l", 256),
         input: text(MEBIBYTE),
+        retry_policy: Some(pb::RetryPolicy {
+            max_attempts: 101,
+            backoff_multiplier: 11.0,
+            ..pb::RetryPolicy::default()
+        }),
+        timeouts: Some(pb::Timeouts {
+            run_timeout: span(0, 0),
+            stall_time: span(-1, 0),
+            ..pb::Timeouts::default()
+        }),
+        start: span(-1, 0).map(pb::submit_request::Start::Delay),
+        retention: span(-1, 0),
+        concurrency_key: "a b".to_owned(),
+        unique: Some(pb::UniquePolicy {
+            on_conflict: 9,
+            ..pb::UniquePolicy::default()
+        }),
         ..pb::SubmitRequest::default()
     };
     let of_submit = [
+        "retry_policy.max_attempts",
+        "retry_policy.backoff_multiplier",
+        "timeouts.run_timeout",
+        "timeouts.stall_time",
+        "delay",
+        "retention",
+        "concurrency_key",
+        "unique.on_conflict",
+        "unique.key",
         "type",
         "queue",
         "idempotency_key",

@@ -117,7 +117,10 @@ async fn every_reason_of_a_call_is_reached_by_a_call() {
     let dir = folder();
     let puppets = Puppets::default();
     let setup = Setup::on(dir.path())
-        .config(|config| config.watchers_max = 1)
+        .config(|config| {
+            config.watchers_max = 1;
+            config.waiting_max = 1;
+        })
         .job_type("puppet", puppets.clone());
     let server = setup.start().await;
     from_a_healthy_server(&server, &puppets, &mut reached).await;
@@ -151,6 +154,7 @@ async fn from_a_healthy_server(server: &TestServer, puppets: &Puppets, reached: 
         ..keyed
     };
     reached.add(&client.submit(other).await.expect_err("another request"));
+    beyond_the_waiting_quota(server, reached).await;
     let ahead = pb::WatchJobRequest {
         after_sequence: Some(99),
         ..watch_request(&job.job_id)
@@ -190,6 +194,32 @@ async fn from_a_healthy_server(server: &TestServer, puppets: &Puppets, reached: 
     server.queue.drain();
     let refused = client.submit(submit_request("puppet")).await;
     reached.add(&refused.expect_err("it drains"));
+}
+
+/// With room for one job that waits: it has a unique place, and is cancelled in the end.
+async fn beyond_the_waiting_quota(server: &TestServer, reached: &mut Reached) {
+    let mut client = server.client.clone();
+    let later = prost_types::Duration {
+        seconds: 3_600,
+        nanos: 0,
+    };
+    let waits = pb::SubmitRequest {
+        unique: Some(pb::UniquePolicy {
+            key: "u".to_owned(),
+            on_conflict: pb::unique_policy::OnConflict::Reject.into(),
+            window: None,
+        }),
+        start: Some(pb::submit_request::Start::Delay(later)),
+        ..submit_request("puppet")
+    };
+    let waiting = server.submit(waits.clone()).await;
+    reached.add(&client.submit(waits.clone()).await.expect_err("taken"));
+    let another = pb::SubmitRequest {
+        unique: None,
+        ..waits
+    };
+    reached.add(&client.submit(another).await.expect_err("full"));
+    server.cancel(&waiting.job_id).await;
 }
 
 async fn from_a_failing_store(reached: &mut Reached) {

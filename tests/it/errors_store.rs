@@ -15,8 +15,9 @@ use pacenote::job::{Job, JobSnapshot};
 use pacenote::queue::{JobQueue, KnownType, QueueSettings};
 use pacenote::store::sqlite::SqliteStore;
 use pacenote::store::{
-    AttemptTimer, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, Purge, Purged,
-    QueueRange, ReadError, Setting, StoreError, Timer, View,
+    AttemptTimer, BlockedLine, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange,
+    Purge, Purged, QueueRange, ReadError, Scan, ScanQuery, Setting, StoreError, TenantLog,
+    TenantRange, Timer, View,
 };
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, OwnedRwLockWriteGuard, RwLock};
@@ -114,6 +115,18 @@ impl JobStore for Faulty {
         self.store.log(key, range).await
     }
 
+    async fn log_after(&self, range: &TenantRange) -> Result<TenantLog, ReadError> {
+        self.store.log_after(range).await
+    }
+
+    async fn head(&self) -> Result<i64, ReadError> {
+        self.store.head().await
+    }
+
+    async fn scan(&self, query: &ScanQuery) -> Result<Scan, ReadError> {
+        self.store.scan(query).await
+    }
+
     async fn due(&self, timer: Timer, now: Timestamp, limit: usize) -> Result<Due, ReadError> {
         self.store.due(timer, now, limit).await
     }
@@ -129,6 +142,15 @@ impl JobStore for Faulty {
 
     async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
         self.store.depths().await
+    }
+
+    async fn next_blocked(
+        &self,
+        queue: &Name,
+        after: Option<&BlockedLine>,
+        limit: usize,
+    ) -> Result<Option<(BlockedLine, Vec<JobKey>)>, ReadError> {
+        self.store.next_blocked(queue, after, limit).await
     }
 
     async fn depths_of(

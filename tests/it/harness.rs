@@ -119,14 +119,14 @@ impl Setup {
         }
     }
 
-    /// By another clock than the machine's.
-    pub(crate) fn clock(mut self, clock: TestClock) -> Self {
-        self.clock = Some(Arc::new(clock));
+    pub(crate) fn config(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.config);
         self
     }
 
-    pub(crate) fn config(mut self, change: impl FnOnce(&mut Config)) -> Self {
-        change(&mut self.config);
+    /// By a clock that is not the machine's.
+    pub(crate) fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = Some(clock);
         self
     }
 

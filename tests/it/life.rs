@@ -100,6 +100,23 @@ impl TestServer {
         job
     }
 
+    /// Waits until a job is in an attempt, or beyond it, from event to event.
+    pub(crate) async fn until_attempt(&self, job_id: &str, attempt: i32) -> pb::Job {
+        let mut job = self.get(job_id).await;
+        while job.attempt < attempt {
+            let request = pb::WaitRequest {
+                job_id: job_id.to_owned(),
+                timeout: None,
+                after_sequence: Some(job.last_sequence),
+                view: 0,
+            };
+            let waited = soon(self.client.clone().wait(request)).await;
+            let waited = waited.expect("the job is there").into_inner();
+            job = waited.job.expect("a job");
+        }
+        job
+    }
+
     /// Every job there is, newest first.
     pub(crate) async fn all_jobs(&self, request: pb::ListRequest) -> Vec<pb::Job> {
         let (mut jobs, mut page_token) = (Vec::new(), String::new());

@@ -1,5 +1,6 @@
 //! Where a waiting job stands, and about when it begins.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pacenote::job::time::Clock;
@@ -62,7 +63,7 @@ async fn a_waiting_job_says_about_when_it_begins_once_that_is_known() {
     let puppets = Puppets::default();
     let setup = Setup::on(dir.path())
         .config(|config| config.workers = 1)
-        .clock(clock.clone());
+        .clock(Arc::new(clock.clone()));
     let server = setup.job_type("puppet", puppets.clone()).start().await;
     submit(&server, 0).await;
     let puppet = puppets.next().await;

@@ -20,8 +20,9 @@ use pacenote::queue::{
 };
 use pacenote::store::sqlite::SqliteStore;
 use pacenote::store::{
-    AttemptTimer, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, Purge, Purged,
-    QueueRange, ReadError, Setting, StoreError, Timer, View,
+    AttemptTimer, BlockedLine, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange,
+    Purge, Purged, QueueRange, ReadError, Scan, ScanQuery, Setting, StoreError, TenantLog,
+    TenantRange, Timer, View,
 };
 use proptest::prelude::*;
 
@@ -52,6 +53,15 @@ impl JobStore for Counting {
         self.log_reads.fetch_add(1, Ordering::Relaxed);
         self.store.log(key, range).await
     }
+    async fn log_after(&self, range: &TenantRange) -> Result<TenantLog, ReadError> {
+        self.store.log_after(range).await
+    }
+    async fn head(&self) -> Result<i64, ReadError> {
+        self.store.head().await
+    }
+    async fn scan(&self, query: &ScanQuery) -> Result<Scan, ReadError> {
+        self.store.scan(query).await
+    }
     async fn due(&self, timer: Timer, now: Timestamp, limit: usize) -> Result<Due, ReadError> {
         self.store.due(timer, now, limit).await
     }
@@ -66,6 +76,15 @@ impl JobStore for Counting {
     async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
         self.store.depths().await
     }
+    async fn next_blocked(
+        &self,
+        queue: &Name,
+        after: Option<&BlockedLine>,
+        limit: usize,
+    ) -> Result<Option<(BlockedLine, Vec<JobKey>)>, ReadError> {
+        self.store.next_blocked(queue, after, limit).await
+    }
+
     async fn depths_of(
         &self,
         tenant: &Name,

@@ -1,5 +1,5 @@
-//! What a claim costs the store, with few jobs waiting and with many: without a server, in this
-//! process, through the verb that the server uses.
+//! What a claim costs the store, with few jobs waiting and with many, of one tenant and of a thousand:
+//! without a server, in this process, through the verb that the server uses.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,9 +25,12 @@ const CLAIM: usize = 32;
 const FEW: usize = 10_000;
 const GROUP: usize = 2_000;
 
+/// Tenants that share a backlog.
+const TENANTS: usize = 1_000;
+
 /// A store and a clock.
-struct Bench {
-    store: SqliteStore,
+pub(super) struct Bench {
+    pub(super) store: SqliteStore,
     clock: SystemClock,
 }
 
@@ -35,16 +38,24 @@ struct Bench {
 pub(super) async fn measure(report: &Report, folder: &Path, many: usize) -> anyhow::Result<()> {
     let few = Bench::open(&folder.join("few.db")).await?;
     let big = Bench::open(&folder.join("many.db")).await?;
-    few.fill("work", FEW).await?;
-    big.fill("work", many).await?;
-    big.fill("other", FEW).await?;
-    let mut samples = [const { Vec::new() }; 3];
+    few.fill("work", FEW, 1).await?;
+    big.fill("work", many, 1).await?;
+    big.fill("other", FEW, 1).await?;
+    few.fill("shared", FEW, TENANTS).await?;
+    big.fill("shared", many, TENANTS).await?;
+    let mut samples = [const { Vec::new() }; 5];
     let rounds = 200;
     ensure!(rounds * CLAIM < FEW, "there would be too few to claim");
-    for _ in 0..rounds {
-        samples[0].push(few.claim("work").await?);
-        samples[1].push(big.claim("work").await?);
-        samples[2].push(big.claim("other").await?);
+    for round in 0..rounds {
+        samples[0].push(few.claim(&[("work", 0, CLAIM)]).await?);
+        samples[1].push(big.claim(&[("work", 0, CLAIM)]).await?);
+        samples[2].push(big.claim(&[("other", 0, CLAIM)]).await?);
+        // One place each, as places are shared between tenants.
+        let first = round * CLAIM;
+        let of_tenants = (first..first + CLAIM).map(|number| ("shared", number % TENANTS, 1));
+        let of_tenants: Vec<_> = of_tenants.collect();
+        samples[3].push(few.claim(&of_tenants).await?);
+        samples[4].push(big.claim(&of_tenants).await?);
     }
     // In tenths, as the other figures are in rounds.
     let tenths = |samples: &[Duration]| -> Vec<f64> {
@@ -53,16 +64,28 @@ pub(super) async fn measure(report: &Report, folder: &Path, many: usize) -> anyh
             .map(|chunk| median(chunk.iter().map(Duration::as_secs_f64)))
             .collect()
     };
-    let ceiling = tenths(&samples[0]);
     report.plain("  claim-10k", &sample(&samples[0]))?;
+    report.plain("  claim-10k-1k", &sample(&samples[3]))?;
     let figures = [
-        ("claim-many", "a claim of 32 with 1,000,000 waiting"),
-        ("claim-full", "the same, the million being of a full type"),
+        ("claim-many", "a claim of 32 with 1,000,000 waiting", 1, 0),
+        (
+            "claim-full",
+            "the same, the million being of a full type",
+            2,
+            0,
+        ),
+        (
+            "claim-tenants",
+            "one job each of 32 of 1,000 tenants, 1,000,000 waiting",
+            4,
+            3,
+        ),
     ];
-    for ((name, what), samples) in figures.into_iter().zip(&samples[1..]) {
-        let ratios: Vec<f64> = tenths(samples)
+    for (name, what, of, beside) in figures {
+        let samples_of = &samples[of];
+        let ratios: Vec<f64> = tenths(samples_of)
             .iter()
-            .zip(&ceiling)
+            .zip(&tenths(&samples[beside]))
             .map(|(figure, ceiling)| figure / ceiling)
             .collect();
         let figure = Figure {
@@ -77,11 +100,19 @@ pub(super) async fn measure(report: &Report, folder: &Path, many: usize) -> anyh
             target: Target::AtMost(1.5),
             rounds: ratios,
         };
-        report.figure(&figure.of(&sample(samples)))?;
+        report.figure(&figure.of(&sample(samples_of)))?;
     }
     few.store.close().await;
     big.store.close().await;
     Ok(())
+}
+
+/// The name of a tenant. The first one is the one that everyone is without keys.
+fn tenant(number: usize) -> Name {
+    match number {
+        0 => default_tenant(),
+        number => Name::new(format!("tenant-{number}")).expect("a name"),
+    }
 }
 
 fn sample(durations: &[Duration]) -> Sample {
@@ -95,22 +126,28 @@ fn sample(durations: &[Duration]) -> Sample {
 }
 
 impl Bench {
-    async fn open(path: &Path) -> anyhow::Result<Self> {
+    pub(super) async fn open(path: &Path) -> anyhow::Result<Self> {
         Ok(Self {
             store: SqliteStore::open(path).await?,
             clock: SystemClock::new(),
         })
     }
 
-    async fn fill(&self, job_type: &'static str, jobs: usize) -> anyhow::Result<()> {
-        let mut left = jobs;
-        while left > 0 {
-            let some = left.min(GROUP);
-            left -= some;
-            let submit = |_| Entry::Submit {
+    /// Lets jobs wait, those of several tenants in turns.
+    pub(super) async fn fill(
+        &self,
+        job_type: &'static str,
+        jobs: usize,
+        tenants: usize,
+    ) -> anyhow::Result<()> {
+        let mut done = 0;
+        while done < jobs {
+            let some = done..jobs.min(done + GROUP);
+            done = some.end;
+            let submit = |number| Entry::Submit {
                 new: Box::new(NewJob::new(
                     JobKey {
-                        tenant: default_tenant(),
+                        tenant: tenant(number % tenants),
                         id: JobId::new(Uuid::now_v7()),
                     },
                     JobSpec::of(Name::of(job_type)),
@@ -118,24 +155,24 @@ impl Bench {
                 )),
                 hand_over: false,
             };
-            self.commit((0..some).map(submit).collect(), Vec::new())
-                .await?;
+            self.commit(some.map(submit).collect(), Vec::new()).await?;
         }
         Ok(())
     }
 
-    /// One claim, and how long it took with its commit.
-    async fn claim(&self, job_type: &'static str) -> anyhow::Result<Duration> {
-        let demand = Demand {
+    /// One claim of type, tenant and how many, and how long it took with its commit.
+    async fn claim(&self, of: &[(&'static str, usize, usize)]) -> anyhow::Result<Duration> {
+        let demand = of.iter().map(|(job_type, number, places)| Demand {
             lane: Lane {
                 queue: TypeSettings::default().queue,
                 job_type: Name::of(job_type),
-                tenant: default_tenant(),
+                tenant: tenant(*number),
             },
-            places: CLAIM,
-        };
+            places: *places,
+        });
+        let demand = demand.collect();
         let began = Instant::now();
-        let claimed = self.commit(Vec::new(), vec![demand]).await?;
+        let claimed = self.commit(Vec::new(), demand).await?;
         let took = began.elapsed();
         ensure!(claimed == CLAIM, "claimed {claimed} instead of {CLAIM}");
         Ok(took)

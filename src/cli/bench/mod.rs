@@ -6,6 +6,7 @@
 
 mod claims;
 mod disk;
+mod drain;
 mod echo;
 mod figures;
 mod load;
@@ -64,6 +65,8 @@ pub enum Which {
     Events,
     /// Claims with many jobs waiting
     Claim,
+    /// Working off a backlog of jobs that do nothing
+    Drain,
 }
 
 /// Measures, and says what the process should exit with: 0 where everything could be measured.
@@ -91,7 +94,8 @@ async fn measure(args: BenchArgs) -> anyhow::Result<()> {
     };
     let wanted = |which| args.only.is_none_or(|only| only == which);
     let mut figures = Which::value_variants().iter().copied();
-    if figures.any(|which| which != Which::Claim && wanted(which)) {
+    let own_store = |which| matches!(which, Which::Claim | Which::Drain);
+    if figures.any(|which| !own_store(which) && wanted(which)) {
         let course = Course::open(folder.path().to_owned(), rounds.max(1), turn).await?;
         course.fill_place().await?;
         for which in Which::value_variants() {
@@ -105,6 +109,10 @@ async fn measure(args: BenchArgs) -> anyhow::Result<()> {
         let many = if args.short { 100_000 } else { 1_000_000 };
         claims::measure(&report, folder.path(), many).await?;
     }
+    if wanted(Which::Drain) {
+        let jobs = if args.short { 10_000 } else { 100_000 };
+        drain::measure(&report, folder.path(), jobs).await?;
+    }
     Ok(())
 }
 
@@ -116,6 +124,6 @@ async fn one(course: &Course, report: &Report, which: Which) -> anyhow::Result<(
         Which::SubmitOne => course.latency(report, false).await,
         Which::Start => course.latency(report, true).await,
         Which::Events => course.events(report).await,
-        Which::Claim => Ok(()),
+        Which::Claim | Which::Drain => Ok(()),
     }
 }

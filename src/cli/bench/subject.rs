@@ -1,6 +1,6 @@
 //! The server that is measured: this binary again, as a child process with a store of its own.
 //!
-//! Its settings are the defaults, but for a log bound that the figure of output events needs. Its job
+//! Its settings are the defaults, but for the bounds of logs and of waiting jobs, which figures go past. Its job
 //! types do nothing, so that what is measured is us. Beside the port that everyone knows it has another
 //! one, on the same runtime and transport settings, where the echo is.
 
@@ -35,6 +35,9 @@ pub(super) const TALK: &str = "talk";
 
 /// Above what `TALK` can write in a minute.
 const LOG_BYTES_MAX: u64 = 16 << 30;
+
+/// Above what `FULL` is given in an hour: what waits is measured, not refused.
+const WAITING_MAX: usize = 100_000_000;
 
 /// What the child is told.
 #[derive(Args, Clone, Debug)]
@@ -72,6 +75,7 @@ async fn serve_both(store: PathBuf) -> anyhow::Result<()> {
         checksum_root: store.parent().unwrap_or(Path::new(".")).to_owned(),
         store,
         log_bytes_max: LOG_BYTES_MAX,
+        waiting_max: WAITING_MAX,
         drain_timeout: Duration::ZERO,
         ..Config::default()
     };
@@ -139,14 +143,19 @@ pub(super) struct Subject {
 }
 
 impl Subject {
-    /// Starts it, and waits until it serves.
+    /// Starts it on the folder's store, and waits until it serves.
     pub(super) async fn start(folder: &Path) -> anyhow::Result<Self> {
+        Self::start_on(folder, &folder.join("bench.db")).await
+    }
+
+    /// Starts it on a store, and waits until it serves.
+    pub(super) async fn start_on(folder: &Path, store: &Path) -> anyhow::Result<Self> {
         // Records of its log cost what they cost anyone who keeps them in a file.
         let log = std::fs::File::create(folder.join("server.log"))?;
         let mut child = Command::new(std::env::current_exe()?)
             .arg("bench-subject")
             .arg("--store")
-            .arg(folder.join("bench.db"))
+            .arg(store)
             .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::cli::jobs::options::JobOptions;
 use crate::cli::server_default;
 use crate::pb::job::State;
 
@@ -27,8 +28,16 @@ pub enum JobsCommand {
     #[command(after_help = concat_help("Examples:
   pacenote submit sleep --input '{\"seconds\": 5}' --watch
   pacenote submit checksum --input '{\"path\": \".\"}' --label team=docs
+  pacenote submit checksum --delay 1h --unique nightly --on-conflict replace
   make-input | pacenote submit thumbnail --idempotency-key page-17 -"))]
-    Submit(SubmitArgs),
+    Submit(Box<SubmitArgs>),
+    /// Store many jobs, all or none of them
+    #[command(after_help = concat_help("Each line of the file is a SubmitRequest as JSON:
+  {\"type\": \"sleep\", \"input\": {\"json\": {\"seconds\": 5}}, \"idempotencyKey\": \"page-17\"}
+
+Example:
+  make-lines | pacenote submit-batch -"))]
+    SubmitBatch(SubmitBatchArgs),
     /// Show a job
     #[command(after_help = concat_help("Example:
   pacenote get 0198c0de-0000-7000-8000-000000000001 --json"))]
@@ -37,9 +46,14 @@ pub enum JobsCommand {
     #[command(after_help = concat_help("Example:
   pacenote list --state failed --type thumbnail --limit 10"))]
     List(ListArgs),
-    /// Watch a job to its end; comes back by itself where the connection breaks
-    #[command(after_help = concat_help("Example:
-  pacenote watch 0198c0de-0000-7000-8000-000000000001 --after 0"))]
+    /// Watch a job to its end, or many jobs; comes back by itself where the connection breaks
+    ///
+    /// Many jobs are chosen by a label, queue, type, batch or ids, which all have to match. A watch of a
+    /// batch or of ids ends with the last of them and exits by the worst outcome; any other goes on.
+    #[command(after_help = concat_help("Examples:
+  pacenote watch 0198c0de-0000-7000-8000-000000000001 --after 0
+  pacenote watch --label team=docs --type thumbnail
+  pacenote watch --batch 0198c0de-0000-7000-8000-000000000002 --roll-up"))]
     Watch(WatchArgs),
     /// Wait for a job to end, then show it
     #[command(after_help = concat_help("Example:
@@ -65,6 +79,7 @@ impl JobsCommand {
     pub(super) fn common(&self) -> &Common {
         match self {
             Self::Submit(args) => &args.common,
+            Self::SubmitBatch(args) => &args.common,
             Self::Get(args) => &args.common,
             Self::List(args) => &args.common,
             Self::Watch(args) => &args.common,
@@ -123,6 +138,23 @@ pub struct SubmitArgs {
     /// Watch it to its end and exit by its outcome
     #[arg(long, short)]
     pub watch: bool,
+    /// Only check the request: nothing is stored
+    #[arg(long, conflicts_with = "watch")]
+    pub validate_only: bool,
+    /// Server and output.
+    #[command(flatten)]
+    pub common: Common,
+    /// When and how it runs.
+    #[command(flatten)]
+    pub options: JobOptions,
+}
+
+/// `pacenote submit-batch`.
+#[derive(Clone, Debug, Args)]
+pub struct SubmitBatchArgs {
+    /// A file with 1 to 1000 requests, a line each, as canonical proto JSON; `-` for stdin
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
     /// Server and output.
     #[command(flatten)]
     pub common: Common,
@@ -168,15 +200,48 @@ pub struct ListArgs {
     pub common: Common,
 }
 
+/// What chooses many jobs, or is about many.
+const MANY: [&str; 8] = [
+    "ids", "labels", "queues", "types", "batch", "all", "cursor", "roll_up",
+];
+
 /// `pacenote watch`.
 #[derive(Clone, Debug, Args)]
+#[command(group = clap::ArgGroup::new("which")
+    .args(["job_id", "ids", "labels", "queues", "types", "batch", "all"])
+    .required(true)
+    .multiple(true))]
 pub struct WatchArgs {
     /// The job's id
-    #[arg(value_name = "ID")]
-    pub job_id: String,
+    #[arg(value_name = "ID", conflicts_with_all = MANY)]
+    pub job_id: Option<String>,
+    /// One of these jobs; may be given again
+    #[arg(long = "id", value_name = "ID")]
+    pub ids: Vec<String>,
+    /// Jobs with this label; may be given again, and all of them have to be there
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub labels: Vec<(String, String)>,
+    /// Jobs of this queue; may be given again
+    #[arg(long = "queue", value_name = "QUEUE")]
+    pub queues: Vec<String>,
+    /// Jobs of this type; may be given again
+    #[arg(long = "type", value_name = "TYPE")]
+    pub types: Vec<String>,
+    /// Jobs of this batch
+    #[arg(long, value_name = "ID")]
+    pub batch: Option<String>,
+    /// All jobs
+    #[arg(long)]
+    pub all: bool,
+    /// Of many jobs: begin where an earlier watch of the same jobs ended
+    #[arg(long, value_name = "CURSOR")]
+    pub cursor: Option<String>,
+    /// Of many jobs: show how many are how far, in place of what happens
+    #[arg(long)]
+    pub roll_up: bool,
     /// Begin with the event after this one; 0 for all that is kept [default: begin with the job as it
     /// is now]
-    #[arg(long, value_name = "SEQUENCE", value_parser = clap::value_parser!(i64).range(0..))]
+    #[arg(long, value_name = "SEQUENCE", conflicts_with_all = MANY, value_parser = clap::value_parser!(i64).range(0..))]
     pub after: Option<i64>,
     /// Server and output.
     #[command(flatten)]

@@ -14,7 +14,7 @@ use crate::pb::job_event::Event;
 use crate::pb::payload::Content;
 
 /// Said of a submit that made no job of its own.
-pub(super) const KEY_WAS_USED: &str = "this idempotency key was used before: this is that job";
+pub(super) const WAS_THERE: &str = "an earlier submit with this key made the job: this is that one";
 
 /// Shows a watch to its end and exits by the job's outcome. Ctrl-C leaves the job alone and says how to
 /// go on.
@@ -119,7 +119,7 @@ impl View {
         }
     }
 
-    /// `deduplicated`: of the snapshot that answers a submit, whether its key was used before.
+    /// `deduplicated`: of the snapshot that answers a submit, whether an earlier one had made the job.
     fn snapshot(&mut self, job: &pb::Job, deduplicated: Option<bool>) -> io::Result<()> {
         match &mut self.kind {
             Kind::Json => match deduplicated {
@@ -139,7 +139,7 @@ impl View {
             }
         }
         if deduplicated == Some(true) {
-            self.note(KEY_WAS_USED);
+            self.note(WAS_THERE);
         }
         Ok(())
     }

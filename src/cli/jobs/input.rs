@@ -74,7 +74,7 @@ fn not_json(source: &str, text: &str, error: &serde_json::Error) -> String {
 }
 
 /// Whether an integer in valid JSON text is beyond ±2^53.
-fn has_wide_integer(text: &str) -> bool {
+pub(super) fn has_wide_integer(text: &str) -> bool {
     let mut rest = text;
     while let Some(start) = rest.find(|c: char| c == '"' || c.is_ascii_digit()) {
         rest = &rest[start..];

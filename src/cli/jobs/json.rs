@@ -23,7 +23,7 @@ pub(super) fn line(message: &impl ReflectMessage) -> io::Result<String> {
     plain(&dynamic(message)?)
 }
 
-/// The answer to a submit as one line: the job, and whether its idempotency key was used before. Beside
+/// The answer to a submit as one line: the job, and whether an earlier one had made it. Beside
 /// the job's own fields, and not around them, so that every command's job is read in the same way.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! The commands that talk to a server: `submit`, `get`, `list`, `watch`, `wait`, `cancel`, `events`.
+//! The commands that talk to a server: `submit`, `submit-batch`, `get`, `list`, `watch`, `wait`, `cancel`, `events`.
 //!
 //! They promise data on stdout and everything else on stderr, no event twice or left out, an exit code
 //! by outcome, and that nothing a job says can drive the terminal. They know only the client.
@@ -7,26 +7,29 @@ mod args;
 mod escape;
 mod exit;
 mod follow;
+mod follow_jobs;
 mod input;
 mod json;
+mod options;
 mod output;
 mod screen;
+mod submit;
 pub(crate) mod text;
 
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 pub use args::{
-    CancelArgs, Common, EventsArgs, GetArgs, JobsCommand, ListArgs, StateArg, SubmitArgs, WaitArgs,
-    WatchArgs,
+    CancelArgs, Common, EventsArgs, GetArgs, JobsCommand, ListArgs, StateArg, SubmitArgs,
+    SubmitBatchArgs, WaitArgs, WatchArgs,
 };
 pub(crate) use escape::escape;
 pub(crate) use exit::{Exit, Stop};
+pub use options::{ConflictArg, JobOptions};
 pub(crate) use output::{Output, say};
 pub(crate) use screen::Screen;
 
-use crate::client::{Client, RunOptions, WatchOptions};
+use crate::client::{Client, WatchOptions};
 use crate::pb;
 use crate::pb::job::State;
 
@@ -56,10 +59,14 @@ async fn dispatch(command: JobsCommand) -> Result<Exit, Stop> {
     let output = Output::new(&common);
     let connect = || Client::connect(common.server.clone());
     match command {
+        // What is wrong on the line is said before anybody is called.
         JobsCommand::Submit(args) => {
-            // What is wrong on the line is said before anybody is called.
-            let request = submit_request(&args).map_err(Stop::Usage)?;
-            submit(connect().await?, request, args.watch, output).await
+            let request = submit::request(&args).map_err(Stop::Usage)?;
+            submit::one(connect().await?, request, args.watch, output).await
+        }
+        JobsCommand::SubmitBatch(args) => {
+            let request = submit::requests(&args.file).map_err(Stop::Usage)?;
+            submit::batch(connect().await?, request, output).await
         }
         JobsCommand::Get(args) => get(connect().await?, args, output).await,
         JobsCommand::List(args) => list(connect().await?, args, output).await,
@@ -68,66 +75,6 @@ async fn dispatch(command: JobsCommand) -> Result<Exit, Stop> {
         JobsCommand::Cancel(args) => cancel(connect().await?, args, output).await,
         JobsCommand::Events(args) => events(connect().await?, args, output).await,
     }
-}
-
-fn submit_request(args: &SubmitArgs) -> Result<pb::SubmitRequest, String> {
-    let file = if args.stdin.is_some() || args.input.as_deref() == Some("-") {
-        Some(Path::new("-"))
-    } else {
-        args.input_file.as_deref()
-    };
-    let (source, bytes) = match (file, &args.input) {
-        (Some(path), _) if path == Path::new("-") => ("stdin".to_owned(), Some(input::read(path)?)),
-        (Some(path), _) => (path.display().to_string(), Some(input::read(path)?)),
-        (None, Some(text)) => ("--input".to_owned(), Some(text.clone().into_bytes())),
-        (None, None) => (String::new(), None),
-    };
-    let payload = match (bytes, &args.media_type) {
-        (None, _) => None,
-        (Some(bytes), Some(media_type)) => Some(input::as_is(bytes, media_type)),
-        (Some(bytes), None) => {
-            let text = String::from_utf8(bytes)
-                .map_err(|error| format!("{source} is not JSON: {}", error.utf8_error()))?;
-            Some(input::json(&source, &text)?)
-        }
-    };
-    Ok(pb::SubmitRequest {
-        r#type: args.job_type.clone(),
-        input: payload,
-        queue: args.queue.clone().unwrap_or_default(),
-        idempotency_key: args.idempotency_key.clone().unwrap_or_default(),
-        priority: args.priority,
-        labels: args.labels.iter().cloned().collect(),
-        ..pb::SubmitRequest::default()
-    })
-}
-
-async fn submit(
-    client: Client,
-    request: pb::SubmitRequest,
-    watch: bool,
-    output: Output,
-) -> Result<Exit, Stop> {
-    if watch {
-        let name = request.r#type.clone();
-        let watch = client.run(request, RunOptions::default());
-        return follow::follow(watch, &name, output).await;
-    }
-    let answer = client.submit(request).await?;
-    let job = answer.job.unwrap_or_default();
-    if answer.deduplicated {
-        output.note(follow::KEY_WAS_USED);
-    }
-    if output.json {
-        output.submitted(&job, answer.deduplicated)?;
-    } else {
-        let job_id = escape(&job.job_id);
-        output.line(&job_id)?;
-        output.note(&format!(
-            "follow it with: pacenote watch {job_id} --after 0"
-        ));
-    }
-    Ok(Exit::Success)
 }
 
 async fn get(client: Client, args: GetArgs, output: Output) -> Result<Exit, Stop> {
@@ -176,12 +123,16 @@ async fn list(client: Client, args: ListArgs, output: Output) -> Result<Exit, St
 }
 
 async fn watch(client: Client, args: WatchArgs, output: Output) -> Result<Exit, Stop> {
+    if let Some(options) = follow_jobs::options(&args) {
+        return follow_jobs::follow(client, options, output).await;
+    }
+    let job_id = args.job_id.unwrap_or_default();
     let options = WatchOptions {
         after_sequence: args.after,
         ..WatchOptions::default()
     };
-    let watch = client.watch(args.job_id.clone(), options);
-    follow::follow(watch, &args.job_id, output).await
+    let watch = client.watch(job_id.clone(), options);
+    follow::follow(watch, &job_id, output).await
 }
 
 async fn wait(client: Client, args: WaitArgs, output: Output) -> Result<Exit, Stop> {

@@ -142,6 +142,30 @@ pub(super) fn job_error(error: &pb::JobError) -> String {
     format!("{}: {}", escape(&error.reason), escape(&error.message))
 }
 
+/// `waiting 1 running 2 succeeded 3 failed 0 cancelled 0 expired 0 50%`, and when all will be over.
+pub(super) fn roll_up(told: &pb::RollUp) -> String {
+    let pb::RollUp {
+        waiting,
+        running,
+        succeeded,
+        failed,
+        cancelled,
+        expired,
+        ..
+    } = told;
+    let mut text = format!(
+        "waiting {waiting} running {running} succeeded {succeeded} failed {failed} \
+         cancelled {cancelled} expired {expired}"
+    );
+    if let Some(fraction) = told.fraction {
+        text.push_str(&format!(" {}%", percent(fraction)));
+    }
+    if let Some(at) = &told.estimated_end_time {
+        text.push_str(&format!(", over at about {at}"));
+    }
+    text
+}
+
 /// What is missing and why.
 pub(super) fn gap(gap: &pb::EventGap) -> String {
     format!(

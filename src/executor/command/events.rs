@@ -5,12 +5,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::net::unix::pipe::Receiver;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::value::duration;
 use crate::config::{ProgressMode, ResultMode};
 use crate::executor::bounds;
 use crate::executor::command::pipe::{PipeReader, READ_BYTES_MAX};
@@ -33,6 +35,19 @@ enum Line {
     Log(LogFields),
     Checkpoint(Value),
     Result(Value),
+    Snooze(String),
+    RetryAfter(String),
+}
+
+/// What a program has told about its end. Of each the last one stands.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(super) struct Told {
+    /// The result, or what is wrong with it.
+    pub(super) result: Option<Result<Payload, String>>,
+    /// It wants to go on after this wait.
+    pub(super) snooze: Option<Duration>,
+    /// How long the next attempt waits where this one has failed.
+    pub(super) retry_after: Option<Duration>,
 }
 
 #[derive(Deserialize)]
@@ -78,7 +93,7 @@ pub(super) struct Events {
     /// The line is longer than the bound; only its beginning is held.
     is_too_long: bool,
     warnings: usize,
-    result: Option<Result<Payload, String>>,
+    about_end: Told,
 }
 
 impl Events {
@@ -96,23 +111,20 @@ impl Events {
             line: Vec::new(),
             is_too_long: false,
             warnings: 0,
-            result: None,
+            about_end: Told::default(),
         }
     }
 
-    /// Reads until told that the program has ended, then what is still there. Gives the last result.
-    pub(super) async fn read(
-        mut self,
-        pipe: Receiver,
-        ended: CancellationToken,
-    ) -> Option<Result<Payload, String>> {
+    /// Reads until told that the program has ended, then what is still there. Gives what was told about
+    /// its end.
+    pub(super) async fn read(mut self, pipe: Receiver, ended: CancellationToken) -> Told {
         let mut pipe = PipeReader::new(pipe, ended);
         while let Some(bytes) = pipe.next(READ_BYTES_MAX).await {
             self.take(bytes).await;
         }
         // The last line may lack its line feed.
         self.end_line().await;
-        self.result
+        self.about_end
     }
 
     async fn take(&mut self, mut bytes: &[u8]) {
@@ -140,7 +152,7 @@ impl Events {
         let understood = if is_too_long {
             let problem = format!("is longer than {EVENT_LINE_BYTES_MAX} bytes");
             if text.starts_with(br#"{"result""#) {
-                self.result = Some(Err(problem.clone()));
+                self.about_end.result = Some(Err(problem.clone()));
             }
             Err(problem)
         } else {
@@ -194,6 +206,14 @@ impl Events {
                     .await
             }
             Line::Result(value) => return self.take_result(&value),
+            Line::Snooze(wait) => {
+                self.about_end.snooze = Some(duration(&wait)?);
+                return Ok(());
+            }
+            Line::RetryAfter(wait) => {
+                self.about_end.retry_after = Some(duration(&wait)?);
+                return Ok(());
+            }
         };
         match told {
             // The attempt is over: there is nobody to tell, and nothing that the program did wrong.
@@ -206,7 +226,7 @@ impl Events {
         if self.result_mode != ResultMode::Events {
             return Err("this job type takes its result from stdout".to_owned());
         }
-        self.result = Some(bounds::json_payload(value));
+        self.about_end.result = Some(bounds::json_payload(value));
         Ok(())
     }
 
@@ -247,20 +267,18 @@ mod tests {
     use super::*;
     use crate::executor::testing::Harness;
     use crate::job::Report;
+    use crate::job::limits::DURATION_MAX;
 
-    /// What is told, and the result, when a program writes this.
-    async fn told(
-        written: &[u8],
-        mode: ResultMode,
-    ) -> (Vec<Report>, Option<Result<Payload, String>>) {
+    /// What is told, and what of it is about the end, when a program writes this.
+    async fn told(written: &[u8], mode: ResultMode) -> (Vec<Report>, Told) {
         let mut harness = Harness::new(None);
         let reporter = harness.take_attempt().reporter;
         let mut events = Events::new(reporter, mode, ProgressMode::Auto, Arc::default());
         events.take(written).await;
         events.end_line().await;
-        let result = events.result.take();
+        let about_end = std::mem::take(&mut events.about_end);
         drop(events);
-        (harness.reports().await, result)
+        (harness.reports().await, about_end)
     }
 
     fn warnings(reports: &[Report]) -> Vec<&str> {
@@ -283,8 +301,11 @@ mod tests {
 {"log":{"message":"m"}}
 {"checkpoint":{"page":4}}
 {"result":1}
-{"result":{"pages":10}}"#;
-        let (reports, result) = told(written, ResultMode::Events).await;
+{"result":{"pages":10}}
+{"snooze":"1h"}
+{"snooze":"1m 30s"}
+{"retry_after":"0s"}"#;
+        let (reports, end) = told(written, ResultMode::Events).await;
         assert!(warnings(&reports).is_empty(), "{reports:?}");
         assert!(matches!(&reports[0], Report::Progress(p)
             if p.completed_units == Some(4) && p.unit == "pages" && p.message == "page 4"));
@@ -297,7 +318,9 @@ mod tests {
         );
         assert!(matches!(&reports[4], Report::Log(l) if l.level == LogLevel::Info));
         assert!(matches!(&reports[5], Report::Checkpoint(_)));
-        let result = result.expect("given").expect("valid");
+        assert_eq!(end.snooze, Some(Duration::from_secs(90)));
+        assert_eq!(end.retry_after, Some(Duration::ZERO));
+        let result = end.result.expect("given").expect("valid");
         assert_eq!(result.as_bytes(), br#"{"pages":10}"#);
     }
 
@@ -313,6 +336,9 @@ mod tests {
             "{\"output\":{\"text\":\"a\",\"stream\":\"a b\"}}",
             "{\"log\":{\"level\":\"loud\",\"message\":\"m\"}}",
             "{\"result\":1}",
+            "{\"snooze\":10}",
+            "{\"snooze\":\"soon\"}",
+            "{\"retry_after\":\"-1s\"}",
             "{\"progress\":{},\"output\":{\"text\":\"a\"}}",
         ] {
             let written = format!("{bad}\n{{\"output\":{{\"text\":\"next\"}}}}\n");
@@ -340,17 +366,31 @@ mod tests {
             "{{\"result\":\"{}\"}}\n{{\"output\":{{\"text\":\"n\"}}}}\n",
             "x".repeat(EVENT_LINE_BYTES_MAX)
         );
-        let (reports, result) = told(huge.as_bytes(), ResultMode::Events).await;
-        assert!(result.expect("given").is_err());
+        let (reports, end) = told(huge.as_bytes(), ResultMode::Events).await;
+        assert!(end.result.expect("given").is_err());
         assert_eq!(reports.len(), 2);
         let at = async |bytes: usize| {
             let line = format!("{{\"result\":\"{}\"}}", "x".repeat(bytes));
             told(line.as_bytes(), ResultMode::Events)
                 .await
                 .1
+                .result
                 .expect("given")
         };
         assert!(at(PAYLOAD_BYTES_MAX - 8).await.is_ok());
         assert!(at(PAYLOAD_BYTES_MAX - 7).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_wait_is_taken_up_to_a_year_and_not_a_second_longer() {
+        let at = async |secs: u64| {
+            let line = format!("{{\"snooze\":\"{secs}s\"}}");
+            told(line.as_bytes(), ResultMode::Events).await
+        };
+        let year = DURATION_MAX.as_secs();
+        let (reports, end) = at(year).await;
+        assert_eq!((reports, end.snooze), (vec![], Some(DURATION_MAX)));
+        let (reports, end) = at(year + 1).await;
+        assert_eq!((warnings(&reports).len(), end.snooze), (1, None));
     }
 }

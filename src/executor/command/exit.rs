@@ -29,6 +29,12 @@ pub(super) fn error_of(status: ExitStatus, last_lines: String) -> JobError {
     error.with_detail(last_lines)
 }
 
+/// Whether a program that asked to go on later has ended as one that did not fail: with success, or with
+/// the code of sysexits(3) that asks to try again.
+pub(super) fn may_snooze(status: ExitStatus) -> bool {
+    matches!(status.code(), Some(0 | 75))
+}
+
 /// The error of a program that could not be started.
 pub(super) fn spawn_error(error: &io::Error, program: &str, dir: &Path) -> JobError {
     let errno = error.raw_os_error().map(Errno::from_raw);

@@ -16,7 +16,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::config::{CommandConfig, ProgressMode};
 use crate::executor::command::environment::{EVENTS_VARIABLE, Environment};
-use crate::executor::command::events::Events;
+use crate::executor::command::events::{Events, Told};
 use crate::executor::command::folder::Folder;
 use crate::executor::command::leader::Leader;
 use crate::executor::command::processes::{self, Wanted};
@@ -47,7 +47,7 @@ pub(super) struct Running {
     ended: CancellationToken,
     stdout: AbortOnDropHandle<Tail>,
     stderr: AbortOnDropHandle<Tail>,
-    events: AbortOnDropHandle<Option<Result<Payload, String>>>,
+    events: AbortOnDropHandle<Told>,
     _stdin: Option<AbortOnDropHandle<()>>,
     /// Ours of the FIFO's writing end: without it, the FIFO would end with every writer.
     _events_sender: pipe::Sender,
@@ -67,7 +67,7 @@ enum End {
 struct Kept {
     stdout: Tail,
     stderr: Tail,
-    told: Option<Result<Payload, String>>,
+    told: Told,
 }
 
 impl Running {
@@ -160,13 +160,17 @@ impl Running {
         let kept = self.collect(&attempt.stop, end).await;
         match (end, status) {
             (End::Stopped(_) | End::Stuck, _) => Outcome::Cancelled,
-            (End::ByItself, Ok(status)) if status.success() => {
-                succeeded(config, kept, &attempt.reporter).await
-            }
-            (End::ByItself, Ok(status)) => {
-                let error = exit::error_of(status, kept.stderr.into_lines());
-                Outcome::Failed(bounds::cut(error))
-            }
+            (End::ByItself, Ok(status)) => match kept.told.snooze {
+                Some(wait) if exit::may_snooze(status) => Outcome::Snoozed(wait),
+                Some(_) | None if status.success() => {
+                    succeeded(config, kept, &attempt.reporter).await
+                }
+                Some(_) | None => {
+                    let mut error = exit::error_of(status, kept.stderr.into_lines());
+                    error.retry_after = kept.told.retry_after;
+                    Outcome::Failed(bounds::cut(error))
+                }
+            },
             (End::ByItself, Err(error)) => Outcome::Failed(setup_error(&error)),
         }
     }
@@ -236,13 +240,13 @@ impl Running {
             tracing::warn!("the last output of an attempt was not taken in time");
         }
         let (stdout, stderr, told) = match kept {
-            Some((stdout, stderr, told)) => (stdout.ok(), stderr.ok(), told.ok().flatten()),
+            Some((stdout, stderr, told)) => (stdout.ok(), stderr.ok(), told.ok()),
             None => (None, None, None),
         };
         Kept {
             stdout: stdout.unwrap_or_else(|| Tail::new(0)),
             stderr: stderr.unwrap_or_else(|| Tail::new(0)),
-            told,
+            told: told.unwrap_or_default(),
         }
     }
 }
@@ -307,7 +311,7 @@ async fn feed(mut stdin: ChildStdin, input: Payload) {
 }
 
 async fn succeeded(config: &CommandConfig, kept: Kept, reporter: &Reporter) -> Outcome {
-    match result::find(config.result, kept.stdout, kept.told) {
+    match result::find(config.result, kept.stdout, kept.told.result) {
         Ok(found) => {
             if let Some(note) = found.note {
                 // Nobody is listening any more: fine.

@@ -1,6 +1,7 @@
 //! How a handler fails.
 
 use std::any::Any;
+use std::time::Duration;
 
 use crate::executor::reporter::ReportError;
 use crate::job::event::JobError;
@@ -15,6 +16,7 @@ pub struct HandlerError(pub(super) Box<Cause>);
 pub(super) enum Cause {
     Failed(JobError),
     Cancelled,
+    Snoozed(Duration),
 }
 
 impl HandlerError {
@@ -31,6 +33,43 @@ impl HandlerError {
     /// With everything a job's error can say. What is beyond its bounds is cut.
     pub fn failed(error: JobError) -> Self {
         Self(Box::new(Cause::Failed(error)))
+    }
+
+    /// With a wait before the next attempt, in place of the retry policy's backoff. 0 to 1 year, longer ones
+    /// are cut. Changes nothing where there is no next attempt.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use pacenote::executor::handler::HandlerError;
+    /// # fn busy() -> Result<(), HandlerError> {
+    /// let busy = HandlerError::retryable("BUSY", "the service asks to come back in a minute");
+    /// Err(busy.retry_after(Duration::from_secs(60)))
+    /// # }
+    /// # let _ = busy();
+    /// ```
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        if let Cause::Failed(error) = &mut *self.0 {
+            error.retry_after = Some(wait);
+        }
+        self
+    }
+
+    /// It did not fail: it has nothing to do now, and wants to go on after this wait, in another attempt
+    /// with the newest checkpoint. Charges nothing, however often. 0 to 1 year, longer ones are cut.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use pacenote::executor::handler::{Context, HandlerError, HandlerExecutor};
+    /// let poll = HandlerExecutor::new(|_: Context, path: String| async move {
+    ///     if !std::path::Path::new(&path).exists() {
+    ///         return Err(HandlerError::snooze(Duration::from_secs(10)));
+    ///     }
+    ///     Ok(path)
+    /// });
+    /// # let _ = poll;
+    /// ```
+    pub fn snooze(wait: Duration) -> Self {
+        Self(Box::new(Cause::Snoozed(wait)))
     }
 
     /// It stopped because it was told to. Where it was not, the job fails with `HANDLER_CANCELLED`.

@@ -29,6 +29,7 @@ use crate::executor::handler::error::Cause;
 use crate::executor::{Attempt, Executor, Grace, bounds};
 use crate::job::Outcome;
 use crate::job::event::{ErrorCode, JobError};
+use crate::job::limits::DURATION_MAX;
 use crate::job::payload::{Content, Payload};
 
 /// Handlers that were told to stop, did not within their grace, and still run.
@@ -200,6 +201,7 @@ fn outcome(ended: Result<Handled, JoinError>, is_stopping: bool) -> Outcome {
         _ if is_stopping => return Outcome::Cancelled,
         Ok(Err(HandlerError(cause))) => match *cause {
             Cause::Failed(error) => error,
+            Cause::Snoozed(wait) => return Outcome::Snoozed(wait.min(DURATION_MAX)),
             Cause::Cancelled => JobError::permanent(
                 "HANDLER_CANCELLED",
                 "the handler said it was cancelled, but nobody had asked it to stop",

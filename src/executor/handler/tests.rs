@@ -141,6 +141,32 @@ async fn any_error_becomes_a_retryable_failure_and_is_cut_to_its_bounds() {
 }
 
 #[tokio::test]
+async fn a_handler_says_how_long_the_next_attempt_waits() {
+    let executor = HandlerExecutor::new(|_, secs: u64| async move {
+        let wait = Duration::from_secs(secs);
+        match secs {
+            0 => Err(HandlerError::retryable("BUSY", "later").retry_after(wait))?,
+            1 => Err(HandlerError::snooze(wait).retry_after(Duration::ZERO))?,
+            _ => Err(HandlerError::snooze(wait))?,
+        }
+        Ok(())
+    });
+    let at = async |secs: u64| {
+        let input = Payload::json(&json!(secs)).expect("valid");
+        run(&executor, Some(input)).await
+    };
+    let error = failed(at(0).await);
+    assert_eq!(
+        (error.reason.as_str(), error.retry_after),
+        ("BUSY", Some(Duration::ZERO))
+    );
+    assert_eq!(at(1).await, Outcome::Snoozed(Duration::from_secs(1)));
+    let year = DURATION_MAX.as_secs();
+    assert_eq!(at(year).await, Outcome::Snoozed(DURATION_MAX));
+    assert_eq!(at(year + 1).await, Outcome::Snoozed(DURATION_MAX));
+}
+
+#[tokio::test]
 async fn a_result_beyond_the_bound_is_refused_with_advice() {
     let executor = HandlerExecutor::new(|_, bytes: usize| async move { Ok("x".repeat(bytes)) });
     // A JSON string travels as a Value in a Payload: two tags and two three-byte lengths.

@@ -83,7 +83,10 @@ impl ProgressGate {
                 }
                 out.push((Entry::Change { key, change }, slot));
             }
-            new @ (Entry::Submit { .. } | Entry::Batch(_) | Entry::Retry { .. }) => {
+            new @ (Entry::Submit { .. }
+            | Entry::Batch(_)
+            | Entry::Check(_)
+            | Entry::Retry { .. }) => {
                 out.push((new, slot));
             }
         }

@@ -101,6 +101,13 @@ fn output() -> Report {
     }
 }
 
+fn lose() -> Change {
+    Change::Lose {
+        attempt: 1,
+        before: Timestamp::from_micros(i64::MAX),
+    }
+}
+
 fn finish(attempt: u32) -> Change {
     Change::Finish {
         attempt,
@@ -187,11 +194,7 @@ fn held_progress_is_stored_before_any_other_event_and_before_the_end() {
         reason: String::new(),
         requested_by: String::new(),
     };
-    let others = [
-        (finish(1), "finish"),
-        (cancel, "cancel"),
-        (Change::Lose { attempt: 1 }, "lose"),
-    ];
+    let others = [(finish(1), "finish"), (cancel, "cancel"), (lose(), "lose")];
     for (change, word) in others {
         let mut bench = Bench::new(INTERVAL);
         let first = bench.report(0, vec![progress(1)]);
@@ -303,10 +306,7 @@ fn a_checkpoint_is_no_event_and_does_not_hurry_progress() {
 #[test]
 fn a_late_report_is_refused_by_the_store_and_does_not_replace_what_is_held() {
     let mut bench = Bench::new(INTERVAL);
-    bench
-        .job
-        .apply(Change::Lose { attempt: 1 }, at(0))
-        .expect("it runs");
+    bench.job.apply(lose(), at(0)).expect("it runs");
     bench.gate.committed(&bench.job);
     bench.claim(0);
     let first = bench.report(0, vec![progress(1)]);

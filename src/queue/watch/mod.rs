@@ -11,7 +11,7 @@ mod open;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+pub(super) use batch::{Batch, COALESCE};
 use tokio::time::Instant;
 
 use crate::error::Error;
@@ -23,12 +23,7 @@ use crate::job::segment::{EncodedEvent, Segment};
 use crate::job::time::Timestamp;
 use crate::job::{Job, JobSnapshot, Payloads};
 use crate::queue::JobQueue;
-use crate::queue::watch::batch::Batch;
 use crate::store::{LogRange, View};
-
-/// Events within this time travel together. Chosen: small frames left unread make HTTP/2 clients drop
-/// the connection, and forty messages a second look live.
-const COALESCE: Duration = Duration::from_millis(25);
 
 /// Largest segment of the hub that is kept where the batch has room for its beginning only. Bytes.
 /// Chosen: reading a larger one from the log again costs little beside sending it, and a watch that
@@ -271,10 +266,7 @@ impl Watch {
                 .is_none_or(|at| now >= at + self.options.min_progress_interval);
             if !quiet {
                 // A copy, so that it does not keep its whole segment for as long as it waits.
-                self.held = Some(EncodedEvent {
-                    bytes: Bytes::copy_from_slice(&event.bytes),
-                    ..event
-                });
+                self.held = Some(event.detached());
                 return true;
             }
         }

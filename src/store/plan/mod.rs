@@ -6,7 +6,8 @@
 mod keys;
 mod submit;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::job::name::{ConcurrencyKey, JobKey, Lane, Name};
@@ -14,14 +15,16 @@ use crate::job::payload::Payload;
 use crate::job::segment::SegmentBuilder;
 use crate::job::time::Timestamp;
 use crate::job::{Applied, CancelCause, Change, Job, JobState, Payloads, Refusal};
-use crate::store::plan::keys::KeyGate;
-use crate::store::{ClaimTerms, Claimed, Committed, Demand, Entry, Group, Published, Reply};
+use crate::store::plan::keys::{KeyGate, Room};
+use crate::store::{
+    ClaimTerms, Claimed, Committed, Demand, Entry, Group, Published, Reply, WaitingRoom,
+};
 use crate::wire;
 
-pub(super) use keys::{KeyRoom, KeysRunning};
+pub(super) use keys::{BlockedHeads, KeyRoom, KeysRunning, SET_ASIDE_MAX};
 
 /// Payloads that a backend may remember of a job that is not over. Bytes. Chosen: most are smaller.
-const BESIDE_BYTES_MAX: usize = 4 * 1024;
+pub(super) const BESIDE_BYTES_MAX: usize = 4 * 1024;
 /// Payloads of a job that is over which are passed to its watchers; larger ones they read themselves.
 /// Bytes. Chosen: what a watch may hold of what it heard anyway.
 const END_BYTES_MAX: usize = 64 * 1024;
@@ -33,15 +36,16 @@ pub(super) struct Known {
     pub(super) jobs: HashMap<JobKey, Arc<Job>>,
     /// Those among them that have one of its idempotency keys.
     pub(super) keys: HashMap<(Name, String), JobKey>,
-    /// The newest job of each unique place that its submits ask for; it is among the jobs.
-    pub(super) uniques: HashMap<UniquePlace, JobKey>,
+    /// The jobs of each unique place that its submits ask for, the newest first: those that are not over,
+    /// or, where all are, the newest one. They are among the jobs.
+    pub(super) uniques: HashMap<UniquePlace, Vec<JobKey>>,
     /// The inputs of jobs that are retried. The job that each was retried by before is among the jobs.
     pub(super) inputs: HashMap<JobKey, Payload>,
     /// What is stored beside some of them: input and checkpoint.
     pub(super) payloads: HashMap<JobKey, Arc<Payloads>>,
-    /// The first jobs that wait for others with the concurrency keys of the jobs that its entries name,
-    /// in the order of claims: as many as there are such entries.
-    pub(super) blocked: HashMap<ConcurrencyKey, VecDeque<Arc<Job>>>,
+    /// The first jobs that wait for others with the concurrency keys of the jobs that its entries may
+    /// end: of each type as many as there are such jobs, beside those that it may end themselves.
+    pub(super) blocked: HashMap<ConcurrencyKey, BlockedHeads>,
     /// The heads of the lanes in demand, each lane in its own order: as many as are in demand, beside
     /// those that have to wait for others.
     pub(super) candidates: Vec<Claimed>,
@@ -59,8 +63,6 @@ pub(super) struct Plan {
     pub(super) updates: Vec<(Arc<Job>, i64)>,
     /// Payloads, new or in place of the ones before.
     pub(super) payloads: Vec<(JobKey, Role, Payload)>,
-    /// Position of each published segment's first event, in the same order.
-    pub(super) positions: Vec<i64>,
     /// The position after the last event.
     pub(super) next_position: i64,
     /// What stands beside each job that waits or runs now, where it is known and small.
@@ -143,7 +145,7 @@ pub(super) fn plan(group: Group, known: Known, next_position: i64, running: &Key
 struct Planner<'a> {
     jobs: HashMap<JobKey, Arc<Job>>,
     keys: HashMap<(Name, String), JobKey>,
-    uniques: HashMap<UniquePlace, JobKey>,
+    uniques: HashMap<UniquePlace, Vec<JobKey>>,
     inputs: HashMap<JobKey, Payload>,
     payloads: HashMap<JobKey, Arc<Payloads>>,
     touched: Vec<Touched>,
@@ -151,7 +153,7 @@ struct Planner<'a> {
     /// Indexes of claimed jobs, in the order of their claims.
     claims: Vec<usize>,
     terms: ClaimTerms,
-    room: HashMap<Name, usize>,
+    room: HashMap<Name, WaitingRoom>,
     gate: KeyGate<'a>,
     now: Timestamp,
 }
@@ -161,6 +163,7 @@ impl Planner<'_> {
         match entry {
             Entry::Submit { new, hand_over } => self.submit(*new, hand_over),
             Entry::Batch(jobs) => self.batch(jobs),
+            Entry::Check(new) => self.check(&new),
             Entry::Retry { key, new_id } => self.retry(&key, new_id),
             Entry::Change { key, change } => self.change(&key, change),
         }
@@ -195,21 +198,27 @@ impl Planner<'_> {
         let before = job.state;
         let applied = job.apply(change, self.now)?;
         self.gate.moved(before, job);
+        let (after, tenant) = (job.state, &job.key.tenant);
+        if let Some(room) = self.room.get_mut(tenant) {
+            room.moved(before.is_waiting(), after.is_waiting());
+        }
         self.absorb(index, applied);
         Ok(())
     }
 
-    /// Lets jobs go on that waited for others with their concurrency key, one for each that made room.
+    /// Lets jobs go on that waited for others with their concurrency key, for each that made room.
     fn release(&mut self) {
-        while let Some(key) = self.gate.next_release() {
-            while let Some(head) = self.gate.next_blocked(&key) {
-                let index = match self.index.get(&head.key) {
-                    Some(index) => *index,
-                    None => self.add(Arc::unwrap_or_clone(head), None),
-                };
-                // One that was cancelled in this very group refuses: the next one, then.
-                if self.apply(index, Change::Unblock).is_ok() {
-                    break;
+        while let Some(lines) = self.gate.next_released() {
+            for (key, job_type) in lines {
+                while let Some(head) = self.gate.next_blocked(&key, &job_type) {
+                    let index = match self.index.get(&head.key) {
+                        Some(index) => *index,
+                        None => self.add(Arc::unwrap_or_clone(head), None),
+                    };
+                    // One that was cancelled in this very group refuses: the next one, then.
+                    if self.apply(index, Change::Unblock).is_ok() {
+                        break;
+                    }
                 }
             }
         }
@@ -268,7 +277,13 @@ impl Planner<'_> {
 
     /// Claims from the lanes, and sets aside on the way what has to wait for others with its concurrency
     /// key. What this group has touched waits for the next one: its row was read before the change.
-    fn claim(&mut self, candidates: Vec<Claimed>, demand: &[Demand]) {
+    fn claim(&mut self, mut candidates: Vec<Claimed>, demand: &[Demand]) {
+        let has_key = |candidate: &Claimed| candidate.job.spec.concurrency_key.is_some();
+        if candidates.iter().any(has_key) {
+            // Jobs of several lanes may share a key: whoever is first of all of them has it.
+            let rank = |job: &Job| (Reverse(job.spec.priority), job.run_at, job.key.id);
+            candidates.sort_by_key(|candidate| rank(&candidate.job));
+        }
         let mut places: HashMap<&Lane, usize> = demand
             .iter()
             .map(|demand| (&demand.lane, demand.places))
@@ -281,21 +296,26 @@ impl Planner<'_> {
             if self.index.contains_key(&candidate.job.key) {
                 continue;
             }
+            let room = self.gate.room(candidate.job.concurrency_key().as_ref());
+            // The next group sees who comes first.
+            if room == Room::Promised {
+                continue;
+            }
             let job = Arc::unwrap_or_clone(candidate.job);
             let index = self.add(job, small(&candidate.payloads));
-            if self.claim_one(index, candidate.payloads) {
-                *left -= 1;
+            match room {
+                Room::Free if self.claim_one(index, candidate.payloads) => *left -= 1,
+                Room::Free | Room::Promised => {}
+                Room::None => {
+                    // It waits for its turn: what is not refused is done.
+                    let _ = self.apply(index, Change::Hold);
+                }
             }
         }
     }
 
-    /// Claims a job, unless it has to wait for others with its concurrency key. Answers whether it did.
+    /// Claims a job. Answers whether it did.
     fn claim_one(&mut self, index: usize, payloads: Payloads) -> bool {
-        if self.gate.is_full(&self.touched[index].job) {
-            // It waits for its turn: what is not refused is done.
-            let _ = self.apply(index, Change::Hold);
-            return false;
-        }
         let claim = Change::Claim {
             worker_id: self.terms.worker_id.clone(),
             heard_at: self.terms.heard_at,
@@ -314,7 +334,6 @@ impl Planner<'_> {
             inserts: Vec::new(),
             updates: Vec::new(),
             payloads: Vec::new(),
-            positions: Vec::new(),
             next_position,
             beside: HashMap::new(),
             key_moves: self.gate.into_moves(),
@@ -408,10 +427,11 @@ impl Plan {
             }
         }
         for segment in events.finish() {
-            self.positions.push(self.next_position);
+            let position = self.next_position;
             self.next_position += segment.len() as i64;
             self.committed.published.push(Published {
                 job: Arc::clone(job),
+                position,
                 segment: Arc::new(segment),
                 payloads: None,
             });

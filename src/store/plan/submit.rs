@@ -1,21 +1,23 @@
 //! New jobs: alone, in a batch, or made of one that is over.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::job::name::{JobId, JobKey};
 use crate::job::policy::OnConflict;
 use crate::job::segment::SegmentBuilder;
 use crate::job::{CancelCause, Change, Job, JobSpec, NewJob, Payloads, Refusal};
-use crate::store::plan::{Pending, Planner, Touched, small};
+use crate::store::plan::keys::Room;
+use crate::store::plan::{Pending, Planner, Touched, UniquePlace, small};
 use crate::store::{NotTaken, Reply};
 
 /// What becomes of a new job, as things are.
 enum Standing {
     /// It is stored.
     New,
-    /// It is stored, and this one makes way.
-    Replaces(JobKey),
+    /// It is stored, and these make way. Never empty.
+    Replaces(Vec<JobKey>),
     /// This one is answered in its place.
     Existing(JobKey),
     NotTaken(NotTaken),
@@ -24,43 +26,96 @@ enum Standing {
 impl Planner<'_> {
     pub(super) fn submit(&mut self, new: NewJob, hand_over: bool) -> Pending {
         let standing = self.standing(&new);
+        // One that has to wait for others with its concurrency key stays QUEUED, and is set aside by the
+        // next group: who ends later in this one would not find it.
+        let hand_over = hand_over
+            && new.run_at(self.now) <= self.now
+            && self.gate.room(new.concurrency_key().as_ref()) == Room::Free;
         // What is handed over does not wait.
-        if matches!(standing, Standing::New) && !hand_over && !self.has_room(&new.key, 1) {
-            return Pending::Ready(Reply::NotTaken(NotTaken::NoRoom));
+        let waits = usize::from(!hand_over);
+        let more = match &standing {
+            Standing::New => waits,
+            Standing::Replaces(keys) => waits.saturating_sub(self.waiting_of(keys)),
+            Standing::Existing(_) | Standing::NotTaken(_) => 0,
+        };
+        match self.no_room(&new.key, more) {
+            Some(refused) => Pending::Ready(Reply::NotTaken(refused)),
+            None => self.take(new, standing, hand_over),
         }
-        self.take(new, standing, hand_over)
     }
 
-    /// All of it, or nothing: looks at every item first. What stands in the way within the batch itself
-    /// was refused before it came here.
+    /// All of it, or nothing: looks at every item first.
     pub(super) fn batch(&mut self, jobs: Vec<NewJob>) -> Pending {
-        let mut refused = Vec::new();
-        let mut keys = HashSet::new();
-        let mut wait = 0;
+        let mut survey = Survey::default();
         for (index, new) in jobs.iter().enumerate() {
-            match self.standing(new) {
-                Standing::NotTaken(why) => refused.push((index, why)),
-                Standing::New => {
-                    let key = new.spec.idempotency_key.as_ref();
-                    wait += usize::from(key.is_none_or(|key| keys.insert(key.clone())));
-                }
-                Standing::Replaces(_) | Standing::Existing(_) => {}
-            }
+            self.survey(index, new, &mut survey);
         }
-        if refused.is_empty()
+        if survey.refused.is_empty()
             && let Some(first) = jobs.first()
-            && !self.has_room(&first.key, wait)
+            && let Some(refused) = self.no_room(&first.key, survey.waiting())
         {
-            refused.push((0, NotTaken::NoRoom));
+            survey.refused.push((0, refused));
         }
-        if !refused.is_empty() {
-            return Pending::Ready(Reply::BatchNotTaken(refused));
+        if !survey.refused.is_empty() {
+            return Pending::Ready(Reply::BatchNotTaken(survey.refused));
         }
         let items = jobs.into_iter().map(|new| {
             let standing = self.standing(&new);
             self.take(new, standing, false)
         });
         Pending::Batch(items.collect())
+    }
+
+    /// What would become of one item of a batch, behind those before it.
+    fn survey<'a>(&self, index: usize, new: &'a NewJob, survey: &mut Survey<'a>) {
+        if let Some(key) = &new.spec.idempotency_key
+            && let Some(before) = survey.keys.get(key.as_str())
+        {
+            if before.spec.fingerprint != new.spec.fingerprint {
+                let reused = NotTaken::KeyReused(before.key.id);
+                survey.refused.push((index, reused));
+            }
+            return;
+        }
+        let place = place_of(new);
+        let before = place.as_ref().and_then(|place| survey.places.get(place));
+        let before = before.cloned();
+        let standing = self.of_key(new).unwrap_or_else(|| match &before {
+            // Another item will have the place, and waits.
+            Some(before) => match new.on_conflict {
+                OnConflict::ReturnExisting => Standing::Existing(before.clone()),
+                OnConflict::Reject => Standing::NotTaken(NotTaken::UniqueTaken(before.id)),
+                OnConflict::ReplaceWaiting | OnConflict::CancelRunning => {
+                    Standing::Replaces(vec![before.clone()])
+                }
+            },
+            None => self.of_place(new),
+        });
+        match standing {
+            Standing::NotTaken(why) => return survey.refused.push((index, why)),
+            Standing::Existing(_) => return,
+            Standing::Replaces(_) if before.is_some() => survey.replaced += 1,
+            Standing::Replaces(keys) => survey.replaced += self.waiting_of(&keys),
+            Standing::New => {}
+        }
+        survey.stored += 1;
+        if let Some(key) = &new.spec.idempotency_key {
+            survey.keys.insert(key, new);
+        }
+        if let Some(place) = place {
+            survey.places.insert(place, new.key.clone());
+        }
+    }
+
+    /// What would become of a new job.
+    pub(super) fn check(&self, new: &NewJob) -> Pending {
+        Pending::Ready(match self.standing(new) {
+            Standing::NotTaken(why) => Reply::NotTaken(why),
+            Standing::Existing(_) => Reply::Checked { deduplicated: true },
+            Standing::New | Standing::Replaces(_) => Reply::Checked {
+                deduplicated: false,
+            },
+        })
     }
 
     /// Makes a new job of one that is over; or answers the one that was made of it before.
@@ -89,8 +144,8 @@ impl Planner<'_> {
             retry_of: Some(key.id),
             ..JobSpec::clone(&old.spec)
         };
-        if !self.has_room(key, 1) {
-            return Pending::Ready(Reply::NotTaken(NotTaken::NoRoom));
+        if let Some(refused) = self.no_room(key, 1) {
+            return Pending::Ready(Reply::NotTaken(refused));
         }
         let new = NewJob {
             key: JobKey {
@@ -100,6 +155,7 @@ impl Planner<'_> {
             spec: Arc::new(spec),
             input: self.inputs.remove(key),
             start_at: None,
+            delay: Duration::ZERO,
             on_conflict: OnConflict::default(),
         };
         let told = self.change(key, Change::Retried { by: new_id });
@@ -110,60 +166,66 @@ impl Planner<'_> {
     }
 
     fn standing(&self, new: &NewJob) -> Standing {
-        let tenant = &new.key.tenant;
-        if let Some(key) = &new.spec.idempotency_key
-            && let Some(found) = self.keys.get(&(tenant.clone(), key.clone()))
-            && let Some(job) = self.current(found)
-        {
-            return if job.spec.fingerprint == new.spec.fingerprint {
-                Standing::Existing(found.clone())
-            } else {
-                Standing::NotTaken(NotTaken::KeyReused(found.id))
-            };
-        }
-        let Some(unique) = &new.spec.unique else {
-            return Standing::New;
-        };
-        let place = (
-            tenant.clone(),
-            new.spec.job_type.clone(),
-            unique.key.clone(),
-        );
-        let found = self.uniques.get(&place).and_then(|key| self.current(key));
-        match found {
-            Some(job) if job.is_in_the_way(self.now) => in_the_way(job, new.on_conflict),
-            Some(_) | None => Standing::New,
+        self.of_key(new).unwrap_or_else(|| self.of_place(new))
+    }
+
+    /// What its idempotency key makes of it, where that is used.
+    fn of_key(&self, new: &NewJob) -> Option<Standing> {
+        let key = new.spec.idempotency_key.clone()?;
+        let found = self.keys.get(&(new.key.tenant.clone(), key))?;
+        let job = self.current(found)?;
+        Some(if job.spec.fingerprint == new.spec.fingerprint {
+            Standing::Existing(found.clone())
+        } else {
+            Standing::NotTaken(NotTaken::KeyReused(found.id))
+        })
+    }
+
+    /// What its unique place makes of it.
+    fn of_place(&self, new: &NewJob) -> Standing {
+        let in_the_way: Vec<&Job> = place_of(new)
+            .and_then(|place| self.uniques.get(&place))
+            .into_iter()
+            .flatten()
+            .filter_map(|key| self.current(key))
+            .filter(|job| job.is_in_the_way(self.now))
+            .collect();
+        match in_the_way.first() {
+            Some(newest) => in_place_of(newest, &in_the_way, new.on_conflict),
+            None => Standing::New,
         }
     }
 
-    /// Whether so many more jobs of a tenant may wait.
-    fn has_room(&self, key: &JobKey, jobs: usize) -> bool {
-        let room = self.room.get(&key.tenant);
-        room.is_none_or(|room| *room >= jobs)
+    /// Why so many more jobs of a tenant may not wait, where they may not.
+    fn no_room(&self, key: &JobKey, asked: usize) -> Option<NotTaken> {
+        let room = *self.room.get(&key.tenant)?;
+        (!room.has(asked)).then_some(NotTaken::NoRoom { room, asked })
+    }
+
+    fn waiting_of(&self, keys: &[JobKey]) -> usize {
+        let jobs = keys.iter().filter_map(|key| self.current(key));
+        jobs.filter(|job| job.state.is_waiting()).count()
     }
 
     fn take(&mut self, new: NewJob, standing: Standing, hand_over: bool) -> Pending {
         match standing {
             Standing::NotTaken(why) => return Pending::Ready(Reply::NotTaken(why)),
             Standing::Existing(key) => return self.existing(&key),
-            Standing::Replaces(key) => {
-                let cancel = Change::Cancel {
-                    cause: CancelCause::Replaced,
-                    reason: format!("replaced by {}", new.key.id),
-                    requested_by: key.tenant.to_string(),
-                };
-                // One that is cancelling already goes on doing so.
-                self.change(&key, cancel);
+            Standing::Replaces(keys) => {
+                for key in keys {
+                    let cancel = Change::Cancel {
+                        cause: CancelCause::Replaced,
+                        reason: format!("replaced by {}", new.key.id),
+                        requested_by: key.tenant.to_string(),
+                    };
+                    // One that is cancelling already goes on doing so.
+                    self.change(&key, cancel);
+                }
             }
             Standing::New => {}
         }
-        let tenant = new.key.tenant.clone();
         let index = self.insert(new);
-        if !hand_over {
-            if let Some(room) = self.room.get_mut(&tenant) {
-                *room = room.saturating_sub(1);
-            }
-        } else {
+        if hand_over {
             let payloads = self.touched[index].payloads.clone();
             self.claim_one(index, payloads);
         }
@@ -197,9 +259,12 @@ impl Planner<'_> {
             let key = (tenant.clone(), key.clone());
             self.keys.insert(key, new.key.clone());
         }
-        if let Some(unique) = &spec.unique {
-            let place = (tenant.clone(), spec.job_type.clone(), unique.key.clone());
-            self.uniques.insert(place, new.key.clone());
+        if let Some(place) = place_of(&new) {
+            let holders = self.uniques.entry(place).or_default();
+            holders.insert(0, new.key.clone());
+        }
+        if let Some(room) = self.room.get_mut(tenant) {
+            room.moved(false, true);
         }
         self.index.insert(new.key, index);
         let payloads = Payloads {
@@ -219,14 +284,44 @@ impl Planner<'_> {
     }
 }
 
-fn in_the_way(job: &Job, on_conflict: OnConflict) -> Standing {
-    match on_conflict {
-        OnConflict::ReturnExisting => Standing::Existing(job.key.clone()),
-        OnConflict::Reject => Standing::NotTaken(NotTaken::UniqueTaken(job.key.id)),
-        OnConflict::ReplaceWaiting if job.state.is_waiting() => Standing::Replaces(job.key.clone()),
-        OnConflict::CancelRunning if !job.state.is_terminal() => {
-            Standing::Replaces(job.key.clone())
+/// What the items of a batch come to.
+#[derive(Default)]
+struct Survey<'a> {
+    refused: Vec<(usize, NotTaken)>,
+    /// Items that will be stored, by their idempotency keys and in their unique places.
+    keys: HashMap<&'a str, &'a NewJob>,
+    places: HashMap<UniquePlace, JobKey>,
+    stored: usize,
+    /// Waiting jobs that will make way.
+    replaced: usize,
+}
+
+impl Survey<'_> {
+    /// How many more jobs will wait.
+    fn waiting(&self) -> usize {
+        self.stored.saturating_sub(self.replaced)
+    }
+}
+
+fn place_of(new: &NewJob) -> Option<UniquePlace> {
+    let unique = new.spec.unique.as_ref()?;
+    let (tenant, job_type) = (&new.key.tenant, &new.spec.job_type);
+    Some((tenant.clone(), job_type.clone(), unique.key.clone()))
+}
+
+fn in_place_of(newest: &Job, in_the_way: &[&Job], on_conflict: OnConflict) -> Standing {
+    let makes_way = |is_one: fn(&Job) -> bool| {
+        let jobs = in_the_way.iter().filter(|job| is_one(job));
+        let keys: Vec<JobKey> = jobs.map(|job| job.key.clone()).collect();
+        match keys.is_empty() {
+            true => Standing::New,
+            false => Standing::Replaces(keys),
         }
-        OnConflict::ReplaceWaiting | OnConflict::CancelRunning => Standing::New,
+    };
+    match on_conflict {
+        OnConflict::ReturnExisting => Standing::Existing(newest.key.clone()),
+        OnConflict::Reject => Standing::NotTaken(NotTaken::UniqueTaken(newest.key.id)),
+        OnConflict::ReplaceWaiting => makes_way(|job| job.state.is_waiting()),
+        OnConflict::CancelRunning => makes_way(|job| !job.state.is_terminal()),
     }
 }

@@ -33,8 +33,9 @@ use crate::store::sqlite::open::BUSY_TIMEOUT;
 use crate::store::sqlite::readers::Readers;
 use crate::store::sqlite::write::Writer;
 use crate::store::{
-    AttemptTimer, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange, OpenError, Purge,
-    Purged, QueueRange, ReadError, Setting, StoreError, Timer, View,
+    AttemptTimer, BlockedLine, Committed, Due, Group, JobStore, ListQuery, LogPart, LogRange,
+    OpenError, Purge, Purged, QueueRange, ReadError, Scan, ScanQuery, Setting, StoreError,
+    TenantLog, TenantRange, Timer, View,
 };
 
 /// The write-ahead log is cut back when it is larger than this and nothing else is to do. Bytes.
@@ -188,6 +189,18 @@ impl JobStore for SqliteStore {
         read::log(&self.readers, key, range).await
     }
 
+    async fn log_after(&self, range: &TenantRange) -> Result<TenantLog, ReadError> {
+        read::log_after(&self.readers, range).await
+    }
+
+    async fn head(&self) -> Result<i64, ReadError> {
+        read::head(&self.readers).await
+    }
+
+    async fn scan(&self, query: &ScanQuery) -> Result<Scan, ReadError> {
+        read::scan(&self.readers, query).await
+    }
+
     async fn due(&self, timer: Timer, now: Timestamp, limit: usize) -> Result<Due, ReadError> {
         read::due(&self.readers, timer, now, limit).await
     }
@@ -203,6 +216,15 @@ impl JobStore for SqliteStore {
 
     async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
         read::depths(&self.readers).await
+    }
+
+    async fn next_blocked(
+        &self,
+        queue: &Name,
+        after: Option<&BlockedLine>,
+        limit: usize,
+    ) -> Result<Option<(BlockedLine, Vec<JobKey>)>, ReadError> {
+        read::next_blocked(&self.readers, queue, after, limit).await
     }
 
     async fn depths_of(

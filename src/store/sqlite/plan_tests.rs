@@ -54,7 +54,53 @@ type Case = (
 
 const SCANS: [&str; 3] = ["SCAN j", "SCAN segments", "SCAN payloads"];
 
-const CASES: [Case; 27] = [
+const CASES: &[Case] = &[
+    (
+        read::LOG_AFTER,
+        &[
+            "SEARCH segments USING INTEGER PRIMARY KEY (rowid>?)",
+            "SEARCH segments USING INTEGER PRIMARY KEY (rowid<?)",
+            "SEARCH s USING INTEGER PRIMARY KEY (rowid=?)",
+            "SEARCH j USING PRIMARY KEY (tenant=? AND id=?)",
+            "SEARCH purged USING PRIMARY KEY (tenant=?)",
+        ],
+        &[],
+    ),
+    (
+        read::HEAD,
+        &[
+            "SEARCH segments USING INTEGER PRIMARY KEY (rowid=?)",
+            "SEARCH meta USING PRIMARY KEY (name=?)",
+        ],
+        &["TEMP B-TREE"],
+    ),
+    (
+        read::SCAN,
+        &[
+            "SEARCH jobs USING PRIMARY KEY (tenant=? AND id>?)",
+            "SEARCH j USING PRIMARY KEY (tenant=? AND id>? AND id<?)",
+            "SEARCH s USING COVERING INDEX segments_of_job (tenant=? AND job_id=?)",
+        ],
+        &["TEMP B-TREE"],
+    ),
+    (
+        read::SCAN_BATCH,
+        &[
+            "SEARCH jobs USING COVERING INDEX jobs_batch (tenant=? AND batch_id=? AND id>?)",
+            "SEARCH j USING INDEX jobs_batch (tenant=? AND batch_id=? AND id>? AND id<?)",
+        ],
+        &["TEMP B-TREE"],
+    ),
+    (
+        purge::LAST_POSITION,
+        &["SEARCH segments USING INDEX segments_of_job (tenant=? AND job_id=?)"],
+        &["TEMP B-TREE"],
+    ),
+    (
+        purge::MOVE_PURGED,
+        &["SEARCH purged USING PRIMARY KEY (tenant=?)"],
+        &[],
+    ),
     (
         read::JOB,
         &["SEARCH j USING PRIMARY KEY (tenant=? AND id=?)"],
@@ -125,6 +171,11 @@ const CASES: [Case; 27] = [
     ),
     (read::SILENT, &["USING INDEX jobs_leased"], &["TEMP B-TREE"]),
     (
+        read::JOBS_IN_PLACE,
+        &["SEARCH j USING INDEX jobs_in_place (tenant=? AND job_type=? AND unique_key=?)"],
+        &["TEMP B-TREE"],
+    ),
+    (
         read::JOB_OF_PLACE,
         &["SEARCH j USING INDEX jobs_unique (tenant=? AND job_type=? AND unique_key=?)"],
         &["TEMP B-TREE"],
@@ -139,7 +190,30 @@ const CASES: [Case; 27] = [
     ),
     (
         read::BLOCKED_HEADS,
-        &["SEARCH j USING INDEX jobs_blocked (tenant=? AND queue=? AND concurrency_key=?)"],
+        &[
+            "SEARCH j USING INDEX jobs_blocked (queue=? AND tenant=? AND concurrency_key=? AND job_type=?)",
+        ],
+        &["TEMP B-TREE"],
+    ),
+    (
+        read::NEXT_BLOCKED_TYPE,
+        &[
+            "SEARCH jobs USING COVERING INDEX jobs_blocked (queue=? AND tenant=? AND concurrency_key=? AND job_type>?)",
+        ],
+        &["TEMP B-TREE"],
+    ),
+    (
+        read::NEXT_BLOCKED_LINE,
+        &[
+            "SEARCH jobs USING COVERING INDEX jobs_blocked (queue=? AND (tenant,concurrency_key,job_type)>(?,?,?))",
+        ],
+        &["TEMP B-TREE"],
+    ),
+    (
+        read::BLOCKED_LINE,
+        &[
+            "SEARCH jobs USING COVERING INDEX jobs_blocked (queue=? AND tenant=? AND concurrency_key=? AND job_type=?)",
+        ],
         &["TEMP B-TREE"],
     ),
     (

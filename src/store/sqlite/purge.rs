@@ -18,18 +18,31 @@ returning queue, job_type, state";
 
 const DELETE_PAYLOADS: &str = "delete from payloads where tenant = ?1 and job_id = ?2";
 
+/// Position of a job's last event.
+pub(super) const LAST_POSITION: &str = "
+select first_position + last_sequence - first_sequence from segments
+where tenant = ?1 and job_id = ?2 order by first_sequence desc limit 1";
+
 const DELETE_LOG: &str = "delete from segments where tenant = ?1 and job_id = ?2";
+
+/// How far into a tenant's log holes reach. Not an upsert: SQLite opens a table of its own for each.
+pub(super) const MOVE_PURGED: &str = "
+update purged set position = max(position, ?2) where tenant = ?1";
+
+pub(super) const INSERT_PURGED: &str = "insert into purged (tenant, position) values (?1, ?2)";
 
 /// What the newest segments were may not be seen in the table any more: their positions are never given
 /// again all the same.
 const KEEP_POSITION: &str = "update meta set value = ?1 where name = 'next_position'";
 
-/// `?1` tenant, `?2` id, `?3` through which sequence. The last segment always stays.
+/// `?1` tenant, `?2` id, `?3` through which sequence. The last segment always stays. Answers the position
+/// of the last event of each segment that went.
 pub(super) const DELETE_SEGMENTS: &str = "
 delete from segments where tenant = ?1 and job_id = ?2 and last_sequence <= ?3 and exists (
     select 1 from jobs j
     where j.tenant = ?1 and j.id = ?2 and j.state in ('succeeded', 'failed', 'cancelled', 'expired')
-        and segments.last_sequence < j.last_sequence)";
+        and segments.last_sequence < j.last_sequence)
+returning first_position + last_sequence - first_sequence";
 
 const SET_FIRST_SEQUENCE: &str = "
 update jobs set version = version + 1,
@@ -66,7 +79,15 @@ impl Writer {
             return Ok(Purged::Nothing);
         };
         self.execute(DELETE_PAYLOADS, which)?;
+        let last: Option<i64> = self
+            .prepare(LAST_POSITION)?
+            .query_row(which, |row| row.get(0))
+            .optional()
+            .map_err(write_error)?;
         self.execute(DELETE_LOG, which)?;
+        if let Some(last) = last {
+            self.move_purged(&key, last)?;
+        }
         let lane = Lane {
             queue,
             job_type,
@@ -78,14 +99,35 @@ impl Writer {
 
     fn purge_events(&self, key: JobKey, through: i64) -> Result<Purged, StoreError> {
         let (tenant, job) = (key.tenant.as_str(), id(&key));
-        if self.execute(DELETE_SEGMENTS, (tenant, job, through))? == 0 {
+        let Some(last) = self.delete_segments(&key, through)? else {
             return Ok(Purged::Nothing);
-        }
+        };
+        self.move_purged(&key, last)?;
         let first = self
             .prepare(SET_FIRST_SEQUENCE)?
             .query_row((tenant, job), |row| row.get(0))
             .map_err(write_error)?;
         Ok(Purged::Events(key, first))
+    }
+
+    /// Answers the position of the last event that went, if any did.
+    fn delete_segments(&self, key: &JobKey, through: i64) -> Result<Option<i64>, StoreError> {
+        let mut delete = self.prepare(DELETE_SEGMENTS)?;
+        let which = (key.tenant.as_str(), id(key), through);
+        let mut gone = delete.query(which).map_err(write_error)?;
+        let mut last = None;
+        while let Some(row) = gone.next().map_err(write_error)? {
+            last = last.max(Some(rows::number(row, 0)?));
+        }
+        Ok(last)
+    }
+
+    fn move_purged(&self, key: &JobKey, position: i64) -> Result<(), StoreError> {
+        let values = (key.tenant.as_str(), position);
+        if self.execute(MOVE_PURGED, values)? == 0 {
+            self.execute(INSERT_PURGED, values)?;
+        }
+        Ok(())
     }
 }
 

@@ -1,14 +1,17 @@
 //! Reads, on connections of their own that cannot write: short, whole, and never held across a send.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use crate::job::name::{JobKey, Lane};
+use crate::job::name::{JobId, JobKey, Lane, Name};
 use crate::job::time::Timestamp;
 use crate::job::{Job, JobSnapshot, JobState, Payloads};
 use crate::store::sqlite::readers::Readers;
-use crate::store::sqlite::rows::{self, JOB_COLUMNS, job_columns};
+use crate::store::sqlite::rows::{self, Columns, JOB_COLUMNS, job_columns};
 use crate::store::{
-    AHEAD_MAX, AttemptTimer, Due, ListQuery, LogPart, LogRange, ReadError, StoreError, Timer, View,
+    AHEAD_MAX, AttemptTimer, BlockedLine, Due, ListQuery, LogPart, LogRange, PlacedSegment,
+    ReadError, Scan, ScanQuery, Scanned, StoreError, TenantLog, TenantRange, Timer, View,
 };
 
 pub(super) const JOB: &str = concat!(
@@ -39,6 +42,15 @@ pub(super) const JOB_OF_KEY: &str = concat!(
     " from jobs j where j.tenant = $1 and j.idempotency_key = $2"
 );
 
+/// The jobs of a unique place that are not over, the newest first.
+pub(super) const JOBS_IN_PLACE: &str = concat!(
+    "select ",
+    job_columns!(),
+    " from jobs j indexed by jobs_in_place
+      where j.tenant = $1 and j.job_type = $2 and j.unique_key = $3 and j.ended_at_us is null
+      order by j.id desc"
+);
+
 /// The newest job of a unique place, or none.
 pub(super) const JOB_OF_PLACE: &str = concat!(
     "select ",
@@ -49,14 +61,34 @@ pub(super) const JOB_OF_PLACE: &str = concat!(
       order by j.id desc limit 1"
 );
 
-/// The first `$4` jobs that wait for others with a concurrency key, in the order of claims.
+/// The jobs of a type that wait for others with a concurrency key, in the order of claims: whoever steps
+/// through them stops when there are enough.
 pub(super) const BLOCKED_HEADS: &str = concat!(
     "select ",
     job_columns!(),
     " from jobs j
-      where j.tenant = $1 and j.queue = $2 and j.concurrency_key = $3 and j.state = 'blocked'
-      order by j.priority desc, j.run_at_us, j.id limit $4 + 0"
+      where j.queue = $1 and j.tenant = $2 and j.concurrency_key = $3 and j.job_type = $4
+          and j.state = 'blocked'
+      order by j.priority desc, j.run_at_us, j.id"
 );
+
+/// The next type behind `$4` of which jobs wait for others with a concurrency key.
+pub(super) const NEXT_BLOCKED_TYPE: &str = "
+select job_type from jobs
+where queue = $1 and tenant = $2 and concurrency_key = $3 and job_type > $4 and state = 'blocked'
+order by job_type limit 1";
+
+/// The next line of a queue's jobs that wait for others with a concurrency key.
+pub(super) const NEXT_BLOCKED_LINE: &str = "
+select tenant, concurrency_key, job_type from jobs
+where queue = $1 and (tenant, concurrency_key, job_type) > ($2, $3, $4) and state = 'blocked'
+order by tenant, concurrency_key, job_type limit 1";
+
+/// The first `$5` of such a line, in the order of claims.
+pub(super) const BLOCKED_LINE: &str = "
+select tenant, id from jobs
+where queue = $1 and tenant = $2 and concurrency_key = $3 and job_type = $4 and state = 'blocked'
+order by priority desc, run_at_us, id limit $5 + 0";
 
 /// How many jobs run with each concurrency key.
 pub(super) const KEYS_RUNNING: &str = "
@@ -104,6 +136,89 @@ pub(super) const LOG: &str = concat!(
       ) w left join segments s on s.first_position = w.first_position
       where j.tenant = $1 and j.id = $2
       order by s.first_sequence"
+);
+
+/// The part of the log of all jobs from the segment on that holds position `$2` + 1: at most `$3` segments,
+/// of which tenant `$1`'s have together about `$4` events and `$5` bytes. One statement, so that segments,
+/// jobs and what was purged are of one moment, and one row at least, which says how far it goes.
+///
+/// Bodies are read only of what is answered, and of others' segments only their places.
+pub(super) const LOG_AFTER: &str = concat!(
+    "with looked_at as materialized (
+         select first_position, last_sequence - first_sequence + 1 as events, tenant,
+             length(body) as bytes
+         from segments
+         where first_position >= coalesce((
+             select first_position from segments
+             where first_position <= $2 + 1 order by first_position desc limit 1), 0)
+             and first_position + last_sequence - first_sequence > $2
+         order by first_position limit $3 + 0),
+     summed as materialized (
+         select first_position, first_position + events - 1 as last_position, tenant,
+             sum(iif(tenant = $1, events, 0)) over earlier as events_before,
+             sum(iif(tenant = $1, bytes, 0)) over earlier as bytes_before
+         from looked_at
+         window earlier as (
+             order by first_position rows between unbounded preceding and 1 preceding)),
+     part as materialized (
+         select first_position, last_position, tenant from summed
+         where coalesce(events_before, 0) < $4 and coalesce(bytes_before, 0) < $5)
+     select ",
+    job_columns!(),
+    ", s.first_sequence, s.tags, s.body, s.first_position,
+         (select max(last_position) from part),
+         (select count(*) from part) = $3 or (select count(*) from part) < (
+             select count(*) from looked_at),
+         (select value from meta where name = 'next_position') - 1,
+         (select position from purged where tenant = $1)
+     from (select 1)
+         left join part p on p.tenant = $1
+         left join segments s on s.first_position = p.first_position
+         left join jobs j on j.tenant = s.tenant and j.id = s.job_id
+     order by s.first_position"
+);
+
+/// The newest event may have been purged: then what was noted at that purge counts.
+pub(super) const HEAD: &str = "
+select max(
+    coalesce((
+        select first_position + last_sequence - first_sequence from segments
+        where first_position = (select max(first_position) from segments)), 0),
+    (select value from meta where name = 'next_position') - 1)";
+
+/// A scan: which jobs it looks at, and its condition on the jobs themselves.
+macro_rules! scan {
+    ($looked_at:literal, $condition:literal) => {
+        concat!(
+            "with bounds as materialized (
+                 select max(id) as last from (
+                     select id from jobs where ",
+            $looked_at,
+            " and id > $2 order by id limit $3 + 0))
+             select ",
+            job_columns!(),
+            ", (select first_position from segments s where s.tenant = j.tenant and s.job_id = j.id
+                  order by s.first_sequence desc limit 1),
+                 bounds.last
+             from bounds left join jobs j on ",
+            $condition,
+            " and j.id > $2 and j.id <= bounds.last
+                 and ($4 = 0 or j.state not in ('succeeded', 'failed', 'cancelled', 'expired'))
+                 and ($5 = '[]' or j.job_type in (select value from json_each($5)))
+                 and ($6 = '[]' or j.queue in (select value from json_each($6)))
+             order by j.id limit $7 + 0"
+        )
+    };
+}
+
+/// Of the `$3` jobs behind id `$2`, or behind the first, those that the filter's columns let through, at
+/// most `$7`. One row at least, which says how far it goes.
+pub(super) const SCAN: &str = scan!("tenant = $1", "j.tenant = $1");
+
+/// The same in batch `$8`.
+pub(super) const SCAN_BATCH: &str = scan!(
+    "tenant = $1 and batch_id = $8",
+    "j.tenant = $1 and j.batch_id = $8"
 );
 
 // Of each of these, one more than asked for is read, to know when the next one is due.
@@ -232,6 +347,105 @@ pub(super) async fn log(
     Ok(Some(LogPart { job, segments }))
 }
 
+pub(super) async fn log_after(
+    readers: &Readers,
+    range: &TenantRange,
+) -> Result<TenantLog, ReadError> {
+    let bound = |bound: usize| i64::try_from(bound.max(1)).unwrap_or(i64::MAX);
+    let select = sqlx::query(LOG_AFTER)
+        .bind(range.tenant.as_str())
+        .bind(range.after.min(i64::MAX - 1))
+        .bind(bound(range.segments))
+        .bind(bound(range.events))
+        .bind(bound(range.bytes));
+    let rows = readers.all(select).await?;
+    let mut log = TenantLog {
+        segments: Vec::with_capacity(rows.len()),
+        through: range.after,
+        more: false,
+        purged_through: 0,
+    };
+    let mut jobs: HashMap<JobId, Arc<Job>> = HashMap::new();
+    for row in &rows {
+        const PLACE: usize = JOB_COLUMNS + 3;
+        let looked_at = row.number(PLACE + 1)?.unwrap_or(0);
+        log.more = rows::number(row, PLACE + 2)? != 0;
+        let noted = if log.more {
+            0
+        } else {
+            rows::number(row, PLACE + 3)?
+        };
+        log.through = log.through.max(looked_at).max(noted);
+        log.purged_through = row.number(PLACE + 4)?.unwrap_or(0);
+        let Some(segment) = rows::segment(row, JOB_COLUMNS)? else {
+            continue;
+        };
+        let position = rows::number(row, PLACE)?;
+        // A job with many segments is read once.
+        let job = match jobs.entry(rows::job_id(rows::blob(row, 1)?)?) {
+            Entry::Occupied(known) => Arc::clone(known.get()),
+            Entry::Vacant(new) => Arc::clone(new.insert(Arc::new(rows::job(row)?))),
+        };
+        log.segments.push(PlacedSegment {
+            position,
+            job,
+            segment,
+        });
+    }
+    Ok(log)
+}
+
+pub(super) async fn head(readers: &Readers) -> Result<i64, ReadError> {
+    let rows = readers.all(sqlx::query(HEAD)).await?;
+    let row = rows.first().ok_or(StoreError::Internal(
+        "the store does not know its newest event".to_owned(),
+    ))?;
+    Ok(rows::number(row, 0)?)
+}
+
+pub(super) async fn scan(readers: &Readers, query: &ScanQuery) -> Result<Scan, ReadError> {
+    let bound = |bound: usize| i64::try_from(bound.max(1)).unwrap_or(i64::MAX);
+    let filter = &query.filter;
+    let after = query.after.map(|id| id.as_uuid().as_bytes().to_vec());
+    let select = sqlx::query(if filter.batch_id.is_some() {
+        SCAN_BATCH
+    } else {
+        SCAN
+    })
+    .bind(filter.tenant.as_str())
+    .bind(after.unwrap_or_default())
+    .bind(bound(query.look_at))
+    .bind(query.unfinished)
+    .bind(serde_json::to_string(&filter.types).expect("texts are JSON"))
+    .bind(serde_json::to_string(&filter.queues).expect("texts are JSON"))
+    .bind(bound(query.limit));
+    let select = match filter.batch_id {
+        Some(batch) => select.bind(batch.as_uuid().as_bytes().to_vec()),
+        None => select,
+    };
+    let rows = readers.all(select).await?;
+    let mut scan = Scan {
+        jobs: Vec::with_capacity(rows.len()),
+        through: None,
+    };
+    for row in &rows {
+        let last = row.blob(JOB_COLUMNS + 1)?;
+        scan.through = last.map(rows::job_id).transpose()?;
+        let Some(position) = row.number(JOB_COLUMNS)? else {
+            continue;
+        };
+        let job = Arc::new(rows::job(row)?);
+        if rows.len() == query.limit.max(1) {
+            // There may be more of them before the last one looked at.
+            scan.through = Some(job.key.id);
+        }
+        if filter.admits(&job) {
+            scan.jobs.push(Scanned { job, position });
+        }
+    }
+    Ok(scan)
+}
+
 pub(super) async fn due(
     readers: &Readers,
     timer: Timer,
@@ -292,6 +506,38 @@ pub(super) fn counted(row: &sqlx::sqlite::SqliteRow) -> Result<(Lane, JobState, 
         tenant: rows::name(rows::text(row, 2)?)?,
     };
     Ok((lane, rows::state(row, 3)?, rows::number(row, 4)?))
+}
+
+pub(super) async fn next_blocked(
+    readers: &Readers,
+    queue: &Name,
+    after: Option<&BlockedLine>,
+    limit: usize,
+) -> Result<Option<(BlockedLine, Vec<JobKey>)>, ReadError> {
+    let (tenant, key, job_type) = after.map_or(("", "", ""), |line| {
+        let (tenant, key) = (line.tenant.as_str(), line.key.as_str());
+        (tenant, key, line.job_type.as_str())
+    });
+    let select = sqlx::query(NEXT_BLOCKED_LINE).bind(queue.as_str());
+    let select = select.bind(tenant).bind(key).bind(job_type);
+    let rows = readers.all(select).await?;
+    let Some(row) = rows.first() else {
+        return Ok(None);
+    };
+    let line = BlockedLine {
+        tenant: rows::name(rows::text(row, 0)?)?,
+        key: rows::name(rows::text(row, 1)?)?,
+        job_type: rows::name(rows::text(row, 2)?)?,
+    };
+    let select = sqlx::query(BLOCKED_LINE)
+        .bind(queue.as_str())
+        .bind(line.tenant.as_str())
+        .bind(line.key.as_str())
+        .bind(line.job_type.as_str())
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX));
+    let rows = readers.all(select).await?;
+    let keys = rows.iter().map(key_of).collect::<Result<_, _>>()?;
+    Ok(Some((line, keys)))
 }
 
 fn jobs(rows: &[sqlx::sqlite::SqliteRow]) -> Result<Vec<Arc<Job>>, StoreError> {

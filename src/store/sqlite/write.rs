@@ -12,8 +12,10 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, params};
 use crate::job::name::{ConcurrencyKey, JobId, JobKey, Lane, Name};
 use crate::job::payload::{Content, Payload};
 use crate::job::time::Timestamp;
-use crate::job::{Job, JobSnapshot, JobState, NewJob, Payloads};
-use crate::store::plan::{KeyRoom, KeysRunning, Known, Plan, Role, UniquePlace, plan};
+use crate::job::{Change, Job, JobSnapshot, JobState, NewJob, Payloads};
+use crate::store::plan::{
+    BlockedHeads, KeyRoom, KeysRunning, Known, Plan, Role, SET_ASIDE_MAX, UniquePlace, plan,
+};
 use crate::store::sqlite::errors::write_error;
 use crate::store::sqlite::read;
 use crate::store::sqlite::rows::{self, Columns};
@@ -108,10 +110,6 @@ pub(super) const LANE_HEADS: &str = "
 select id, concurrency_key from jobs
 where queue = ?1 and job_type = ?2 and tenant = ?3 and state = 'queued'
 order by priority desc, run_at_us, id";
-
-/// Jobs of a lane that one group sets aside because they have to wait for others with their concurrency
-/// key. Chosen: a long line of them is passed in a few groups, and none takes long.
-const SET_ASIDE_MAX: usize = 256;
 
 impl Writer {
     /// # Errors
@@ -222,12 +220,17 @@ impl Writer {
         for place in wanted.places {
             let (tenant, job_type, key) = &place;
             let which = (tenant.as_str(), job_type.as_str(), key.as_bytes());
-            if let Some(job) = self.job(read::JOB_OF_PLACE, which)? {
-                known.uniques.insert(place, job.key.clone());
+            let mut jobs = self.jobs(read::JOBS_IN_PLACE, which)?;
+            if jobs.is_empty() {
+                jobs.extend(self.job(read::JOB_OF_PLACE, which)?);
+            }
+            let keys = jobs.iter().map(|job| job.key.clone()).collect();
+            known.uniques.insert(place, keys);
+            for job in jobs {
                 self.know_job(job, &mut known);
             }
         }
-        self.know_blocked(group, &mut known)?;
+        self.know_blocked(&wanted.may_end, &mut known)?;
         for demand in &group.demand {
             self.lane_heads(demand, &group.key_limits, &mut known.candidates)?;
         }
@@ -283,33 +286,25 @@ impl Writer {
         Ok(())
     }
 
-    /// For each job with a concurrency key that may make room, one that waits for it.
-    fn know_blocked(&self, group: &Group, known: &mut Known) -> Result<(), StoreError> {
-        let mut makes_room: HashMap<ConcurrencyKey, usize> = HashMap::new();
+    /// For each job with a concurrency key that may make room, one of each type that waits for it.
+    fn know_blocked(
+        &self,
+        may_end: &HashSet<&JobKey>,
+        known: &mut Known,
+    ) -> Result<(), StoreError> {
+        let mut wanted: HashMap<ConcurrencyKey, usize> = HashMap::new();
+        let in_place: HashSet<&JobKey> = known.uniques.values().flatten().collect();
         for job in known.jobs.values() {
-            if let Some(key) = job.concurrency_key() {
-                *makes_room.entry(key).or_default() += 1;
+            if (in_place.contains(&job.key) || may_end.contains(&job.key))
+                && !job.state.is_terminal()
+                && let Some(key) = job.concurrency_key()
+            {
+                // One that waits itself makes no room, but may be ended: then the one behind it is wanted.
+                *wanted.entry(key).or_default() += 1;
             }
         }
-        if makes_room.is_empty() {
-            return Ok(());
-        }
-        // Whoever waits may itself be ended by this group: then the next one behind it is wanted.
-        let spare = group.entries.len();
-        for (key, jobs) in makes_room {
-            let mut select = self.prepare(read::BLOCKED_HEADS)?;
-            let limit = i64::try_from(jobs + spare).unwrap_or(i64::MAX);
-            let which = (
-                key.tenant.as_str(),
-                key.queue.as_str(),
-                key.key.as_str(),
-                limit,
-            );
-            let mut rows = select.query(which).map_err(write_error)?;
-            let mut heads = VecDeque::new();
-            while let Some(row) = rows.next().map_err(write_error)? {
-                heads.push_back(Arc::new(rows::job(row)?));
-            }
+        for (key, jobs) in wanted {
+            let heads = self.blocked_heads(&key, jobs)?;
             if !heads.is_empty() {
                 known.blocked.insert(key, heads);
             }
@@ -317,10 +312,52 @@ impl Writer {
         Ok(())
     }
 
+    /// The first jobs of each type that wait for others with a key.
+    fn blocked_heads(&self, key: &ConcurrencyKey, most: usize) -> Result<BlockedHeads, StoreError> {
+        let (queue, tenant) = (key.queue.as_str(), key.tenant.as_str());
+        let mut heads = BlockedHeads::new();
+        let mut last = String::new();
+        while let Some(job_type) = {
+            let which = params![queue, tenant, key.key.as_str(), last];
+            let mut select = self.prepare(read::NEXT_BLOCKED_TYPE)?;
+            let next = select.query_row(which, |row| row.get::<_, String>(0));
+            next.optional().map_err(write_error)?
+        } {
+            let which = params![queue, tenant, key.key.as_str(), job_type];
+            let mut select = self.prepare(read::BLOCKED_HEADS)?;
+            let mut rows = select.query(which).map_err(write_error)?;
+            let mut line = VecDeque::new();
+            while line.len() < most
+                && let Some(row) = rows.next().map_err(write_error)?
+            {
+                match rows::job(row) {
+                    Ok(job) => line.push_back(Arc::new(job)),
+                    // It stays where it is: it must not hold up those behind it.
+                    Err(error) => {
+                        tracing::error!(%error, "a job that waits for others cannot be read");
+                    }
+                }
+            }
+            heads.insert(rows::name(&job_type)?, line);
+            last = job_type;
+        }
+        Ok(heads)
+    }
+
     fn job(&self, sql: &'static str, which: impl Params) -> Result<Option<Job>, StoreError> {
         let mut select = self.prepare(sql)?;
         let found = select.query_row(which, |row| Ok(rows::job(row))).optional();
         found.map_err(write_error)?.transpose()
+    }
+
+    fn jobs(&self, sql: &'static str, which: impl Params) -> Result<Vec<Job>, StoreError> {
+        let mut select = self.prepare(sql)?;
+        let mut rows = select.query(which).map_err(write_error)?;
+        let mut jobs = Vec::new();
+        while let Some(row) = rows.next().map_err(write_error)? {
+            jobs.push(rows::job(row)?);
+        }
+        Ok(jobs)
     }
 
     fn lane_heads(
@@ -438,8 +475,8 @@ impl Writer {
         for (key, role, payload) in &plan.payloads {
             self.put_payload(key, *role, payload)?;
         }
-        for (published, position) in plan.committed.published.iter().zip(&plan.positions) {
-            self.insert_segment(published, *position)?;
+        for published in &plan.committed.published {
+            self.insert_segment(published)?;
         }
         for (lane, state, moved) in &plan.committed.depth_changes {
             self.move_depth(lane, *state, *moved)?;
@@ -534,10 +571,10 @@ impl Writer {
         self.execute(INSERT_PAYLOAD, values).map(drop)
     }
 
-    fn insert_segment(&self, published: &Published, position: i64) -> Result<(), StoreError> {
+    fn insert_segment(&self, published: &Published) -> Result<(), StoreError> {
         let (key, segment) = (&published.job.key, &published.segment);
         let values = params![
-            position,
+            published.position,
             key.tenant.as_str(),
             id(key),
             segment.first_sequence(),
@@ -571,6 +608,8 @@ impl Writer {
 #[derive(Default)]
 struct Wanted<'a> {
     jobs: HashSet<&'a JobKey>,
+    /// Those among them that may not run, or not be about to, any more.
+    may_end: HashSet<&'a JobKey>,
     retries: HashSet<&'a JobKey>,
     keys: HashSet<(&'a Name, &'a str)>,
     places: HashSet<UniquePlace>,
@@ -579,13 +618,16 @@ struct Wanted<'a> {
 impl<'a> Wanted<'a> {
     fn add(&mut self, entry: &'a Entry) {
         match entry {
-            Entry::Change { key, .. } => {
+            Entry::Change { key, change } => {
                 self.jobs.insert(key);
+                if may_end(change) {
+                    self.may_end.insert(key);
+                }
             }
             Entry::Retry { key, .. } => {
                 self.retries.insert(key);
             }
-            Entry::Submit { new, .. } => self.add_new(new),
+            Entry::Submit { new, .. } | Entry::Check(new) => self.add_new(new),
             Entry::Batch(jobs) => jobs.iter().for_each(|new| self.add_new(new)),
         }
     }
@@ -599,6 +641,22 @@ impl<'a> Wanted<'a> {
             let place = (tenant.clone(), spec.job_type.clone(), unique.key.clone());
             self.places.insert(place);
         }
+    }
+}
+
+/// Whether a change may take a job out of those that run or could run next.
+fn may_end(change: &Change) -> bool {
+    match change {
+        Change::Finish { .. } | Change::Lose { .. } | Change::Cancel { .. } | Change::Expire => {
+            true
+        }
+        Change::Claim { .. }
+        | Change::Report { .. }
+        | Change::Stall { .. }
+        | Change::BecomeDue
+        | Change::Hold
+        | Change::Unblock
+        | Change::Retried { .. } => false,
     }
 }
 

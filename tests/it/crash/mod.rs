@@ -111,6 +111,61 @@ async fn an_orderly_stop_hands_back_what_runs_and_charges_nothing() {
     server.stop().await;
 }
 
+/// Goal: a checkpoint that a program has saved is there for its next attempt, although the server was
+/// killed in between.
+#[tokio::test]
+async fn a_checkpoint_outlives_the_server_and_is_handed_to_the_next_attempt() {
+    let dir = folder();
+    let script = r#"
+        if [ -n "$PACENOTE_CHECKPOINT" ]; then exec cat "$PACENOTE_CHECKPOINT"; fi
+        echo '{"checkpoint":{"page":4}}' >> "$PACENOTE_EVENTS"
+        exec sleep 600
+    "#;
+    std::fs::write(dir.path().join("script.sh"), script).expect("a file");
+    let config = "[job_types.script]\ncommand = [\"/bin/sh\", \"script.sh\"]\n";
+    std::fs::write(dir.path().join("pacenote.toml"), config).expect("a file");
+    let start = Start::on(dir.path());
+    let server = start.start();
+    let client = server.client().await;
+    let request = pb::SubmitRequest {
+        r#type: "script".to_owned(),
+        ..pb::SubmitRequest::default()
+    };
+    let job = client
+        .submit(request)
+        .await
+        .expect("stored")
+        .job
+        .expect("a job");
+    // Saving one is no event: nothing announces it.
+    soon(async {
+        while client
+            .get(job.job_id.as_str())
+            .await
+            .expect("there")
+            .checkpoint
+            .is_none()
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    server.kill().await;
+    let server = start.start();
+    let client = server.client().await;
+    let end = client
+        .wait(job.job_id.as_str(), None)
+        .await
+        .expect("it ends")
+        .job;
+    let end = end.expect("a job");
+    assert_eq!((end.state(), end.attempt), (pb::job::State::Succeeded, 2));
+    let result = end.result.and_then(|result| result.content);
+    let page = pb::payload::Content::Text("{\"page\":4}".to_owned());
+    assert_eq!(result, Some(page));
+    server.stop().await;
+}
+
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(

@@ -4,34 +4,48 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use pacenote::job::name::{JobId, JobKey, Lane, Name};
+use pacenote::job::name::{BatchId, JobId, JobKey, Lane, Name};
 use pacenote::job::payload::Payload;
+use pacenote::job::policy::{OnConflict, Timeouts};
 use pacenote::job::time::Timestamp;
 use pacenote::job::{
-    CancelCause, Change, Job, JobSnapshot, JobSpec, JobState, NewJob, Outcome, Report,
+    CancelCause, Change, Job, JobSnapshot, JobSpec, JobState, NewJob, Outcome, Report, Unique,
 };
 use pacenote::pb;
+use pacenote::store::memory::{Memory, MemoryStore};
 use pacenote::store::sqlite::SqliteStore;
 use pacenote::store::{
-    ClaimTerms, Committed, Demand, Entry, Group, JobStore, ListQuery, LogRange, Purge, Purged,
-    Reply, StoreError, View,
+    ClaimTerms, Committed, Demand, Entry, Group, JobStore, ListQuery, LogRange, OpenError, Purge,
+    Purged, Reply, StoreError, View, WaitingRoom,
 };
 use prost::Message;
+use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{ConnectOptions, Connection};
 use tempfile::TempDir;
 
 /// A place where one store is kept.
 pub(crate) trait Backend: Send + Sync + 'static {
     /// Opens it, or makes it.
-    fn open(&self) -> BoxFuture<'_, Arc<dyn JobStore>>;
+    fn try_open(&self) -> BoxFuture<'_, Result<Arc<dyn JobStore>, OpenError>>;
 
-    /// Changes a job's row as nobody ever should: from beside the writer.
-    fn meddle<'a>(&'a self, key: &'a JobKey) -> BoxFuture<'a, ()>;
+    /// Opens it, or makes it, where nobody else has it open.
+    fn open(&self) -> BoxFuture<'_, Arc<dyn JobStore>> {
+        Box::pin(async { self.try_open().await.expect("a store") })
+    }
+}
+
+/// Everything in the memory of this process.
+impl Backend for Memory {
+    fn try_open(&self) -> BoxFuture<'_, Result<Arc<dyn JobStore>, OpenError>> {
+        Box::pin(async {
+            let store = MemoryStore::open(self)?;
+            Ok(Arc::new(store) as Arc<dyn JobStore>)
+        })
+    }
 }
 
 /// A store in an SQLite file.
@@ -64,26 +78,10 @@ pub(crate) async fn connect(path: PathBuf) -> SqliteConnection {
 }
 
 impl Backend for Sqlite {
-    fn open(&self) -> BoxFuture<'_, Arc<dyn JobStore>> {
+    fn try_open(&self) -> BoxFuture<'_, Result<Arc<dyn JobStore>, OpenError>> {
         Box::pin(async {
-            let store = SqliteStore::open(&self.path()).await.expect("a store");
-            Arc::new(store) as Arc<dyn JobStore>
-        })
-    }
-
-    fn meddle<'a>(&'a self, key: &'a JobKey) -> BoxFuture<'a, ()> {
-        Box::pin(async {
-            let mut connection = self.connect().await;
-            let changed = sqlx::query(
-                "update jobs set version = version + 1000 where tenant = $1 and id = $2",
-            )
-            .bind(key.tenant.to_string())
-            .bind(key.id.as_uuid().as_bytes().to_vec())
-            .execute(&mut connection)
-            .await
-            .expect("an update");
-            assert_eq!(changed.rows_affected(), 1);
-            connection.close().await.expect("closed");
+            let store = SqliteStore::open(&self.path()).await?;
+            Ok(Arc::new(store) as Arc<dyn JobStore>)
         })
     }
 }
@@ -95,6 +93,9 @@ pub(crate) struct Bench {
     ids: AtomicU64,
     now: AtomicI64,
     tenants: std::sync::Mutex<BTreeSet<Name>>,
+    /// Most jobs of a tenant that may wait; 0 for no bound.
+    waiting_max: AtomicUsize,
+    key_limits: std::sync::Mutex<Arc<BTreeMap<Name, usize>>>,
 }
 
 impl Bench {
@@ -106,6 +107,8 @@ impl Bench {
             ids: AtomicU64::new(1),
             now: AtomicI64::new(1_700_000_000_000_000),
             tenants: std::sync::Mutex::default(),
+            waiting_max: AtomicUsize::new(0),
+            key_limits: std::sync::Mutex::default(),
         }
     }
 
@@ -113,6 +116,11 @@ impl Bench {
     pub(crate) async fn crash(&mut self) {
         self.store = None;
         self.store = Some(self.backend.open().await);
+    }
+
+    /// As another server does that is started beside this one.
+    pub(crate) async fn open_second(&self) -> Result<Arc<dyn JobStore>, OpenError> {
+        self.backend.try_open().await
     }
 
     pub(crate) fn store(&self) -> &dyn JobStore {
@@ -124,10 +132,6 @@ impl Bench {
         self.crash().await;
     }
 
-    pub(crate) async fn meddle(&self, key: &JobKey) {
-        self.backend.meddle(key).await;
-    }
-
     pub(crate) fn now(&self) -> Timestamp {
         Timestamp::from_micros(self.now.load(Ordering::Relaxed))
     }
@@ -136,6 +140,12 @@ impl Bench {
     pub(crate) fn pass(&self, time: Duration) {
         let micros = i64::try_from(time.as_micros()).expect("a short time");
         self.now.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// How many jobs of the queue `default` run at once with one concurrency key.
+    pub(crate) fn limit_keys(&self, limit: usize) {
+        let limits = BTreeMap::from([(Name::of("default"), limit)]);
+        *self.key_limits.lock().expect("no panic") = Arc::new(limits);
     }
 
     /// A job to be, of type `work`.
@@ -157,6 +167,28 @@ impl Bench {
         }
     }
 
+    /// From here on so many jobs of a tenant may wait.
+    pub(crate) fn bound(&self, waiting_max: usize) {
+        self.waiting_max.store(waiting_max, Ordering::Relaxed);
+    }
+
+    fn room(&self, depths: &BTreeMap<(Lane, JobState), i64>) -> HashMap<Name, WaitingRoom> {
+        let max = self.waiting_max.load(Ordering::Relaxed);
+        let mut room = HashMap::new();
+        if max == 0 {
+            return room;
+        }
+        for tenant in &*self.tenants.lock().expect("no panic") {
+            room.insert(tenant.clone(), WaitingRoom { waiting: 0, max });
+        }
+        for ((lane, state), jobs) in depths {
+            if let Some(room) = room.get_mut(&lane.tenant).filter(|_| state.is_waiting()) {
+                room.waiting += usize::try_from(*jobs).expect("never below zero");
+            }
+        }
+        room
+    }
+
     /// A group at the time that it is now.
     pub(crate) fn group(&self, entries: Vec<Entry>, demand: Vec<Demand>) -> Group {
         Group {
@@ -168,7 +200,7 @@ impl Bench {
                 lease_until: self.now().after(Duration::from_secs(15)),
             },
             room: HashMap::new(),
-            key_limits: Arc::default(),
+            key_limits: self.key_limits.lock().expect("no panic").clone(),
             now: self.now(),
         }
     }
@@ -184,10 +216,21 @@ impl Bench {
         entries: Vec<Entry>,
         demand: Vec<Demand>,
     ) -> Result<Committed, StoreError> {
-        let count = entries.len();
-        for entry in &entries {
+        self.try_commit_group(self.group(entries, demand)).await
+    }
+
+    /// Commits a group that is made to order.
+    pub(crate) async fn commit_group(&self, group: Group) -> Committed {
+        let committed = self.try_commit_group(group).await;
+        committed.expect("the group is stored")
+    }
+
+    async fn try_commit_group(&self, group: Group) -> Result<Committed, StoreError> {
+        let count = group.entries.len();
+        for entry in &group.entries {
             let tenant = match entry {
                 Entry::Submit { new, .. } => &new.key.tenant,
+                Entry::Check(new) => &new.key.tenant,
                 Entry::Batch(jobs) => &jobs.first().expect("a job at least").key.tenant,
                 Entry::Change { key, .. } | Entry::Retry { key, .. } => &key.tenant,
             };
@@ -195,7 +238,9 @@ impl Bench {
             tenants.insert(tenant.clone());
         }
         let before = self.depths().await;
-        let committed = self.store().commit(self.group(entries, demand)).await?;
+        let mut group = self.group(entries, demand);
+        group.room = self.room(&before);
+        let committed = self.store().commit(group).await?;
         assert_eq!(committed.replies.len(), count);
         let mut expected = before;
         for (lane, state, moved) in &committed.depth_changes {
@@ -366,6 +411,10 @@ impl NewJobBuilder {
         self.spec(|spec| spec.priority = priority)
     }
 
+    pub(crate) fn concurrency_key(self, key: &str) -> Self {
+        self.spec(|spec| spec.concurrency_key = Some(Name::new(key).expect("a name")))
+    }
+
     /// With an idempotency key, and the fingerprint of its request.
     pub(crate) fn idempotent(self, key: &str, fingerprint: &str) -> Self {
         self.spec(|spec| {
@@ -374,8 +423,54 @@ impl NewJobBuilder {
         })
     }
 
+    /// With a key that only so many may run with at once.
+    pub(crate) fn concurrency_key(self, key: &str) -> Self {
+        self.spec(|spec| spec.concurrency_key = Some(Name::new(key).expect("a name")))
+    }
+
+    /// The only one of its tenant and type with this key, until it is over and for `window`.
+    pub(crate) fn unique(mut self, key: &str, window: Duration, on_conflict: OnConflict) -> Self {
+        self.new.on_conflict = on_conflict;
+        self.spec(|spec| {
+            spec.unique = Some(Unique {
+                key: key.to_owned(),
+                window,
+            });
+        })
+    }
+
+    pub(crate) fn batch(self, number: u128) -> Self {
+        self.spec(|spec| spec.batch_id = Some(batch_id(number)))
+    }
+
+    pub(crate) fn start_at(mut self, at: Timestamp) -> Self {
+        self.new.start_at = Some(at);
+        self
+    }
+
+    pub(crate) fn timeouts(self, change: impl FnOnce(&mut Timeouts)) -> Self {
+        self.spec(|spec| change(&mut spec.timeouts))
+    }
+
     pub(crate) fn input(mut self, input: Payload) -> Self {
         self.new.input = Some(input);
+        self
+    }
+
+    /// The only one of its type with this key.
+    pub(crate) fn unique(mut self, key: &str, on_conflict: OnConflict) -> Self {
+        self.new.on_conflict = on_conflict;
+        self.spec(|spec| {
+            spec.unique = Some(Unique {
+                key: key.to_owned(),
+                window: Duration::ZERO,
+            });
+        })
+    }
+
+    /// Not before so long after it is stored.
+    pub(crate) fn delayed(mut self, delay: Duration) -> Self {
+        self.new.delay = delay;
         self
     }
 
@@ -392,6 +487,15 @@ impl NewJobBuilder {
             hand_over: true,
         }
     }
+}
+
+pub(crate) fn batch_id(number: u128) -> BatchId {
+    BatchId::new(uuid::Uuid::from_u128(number))
+}
+
+/// All of them, or none.
+pub(crate) fn batch_of(jobs: &[NewJobBuilder]) -> Entry {
+    Entry::Batch(jobs.iter().map(|job| job.new.clone()).collect())
 }
 
 pub(crate) fn changed(key: &JobKey, change: Change) -> Entry {
@@ -424,6 +528,12 @@ pub(crate) fn finish(attempt: u32, outcome: Outcome) -> Change {
         outcome,
         chance: 0.5,
     }
+}
+
+/// The attempt's process is known to be dead.
+pub(crate) fn lose(attempt: u32) -> Change {
+    let before = Timestamp::from_micros(i64::MAX);
+    Change::Lose { attempt, before }
 }
 
 pub(crate) fn output(chunk: Payload) -> Report {

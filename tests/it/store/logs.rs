@@ -1,10 +1,10 @@
 //! Rules: any part of a log, whole segments at a time.
 
-use pacenote::job::Report;
 use pacenote::job::event::{LogLevel, LogLine};
 use pacenote::job::name::JobKey;
 use pacenote::job::payload::Payload;
-use pacenote::store::LogRange;
+use pacenote::job::{Outcome, Report};
+use pacenote::store::{LogRange, Purge};
 
 use super::bench::{Bench, output};
 
@@ -80,6 +80,22 @@ pub(crate) async fn a_log_is_read_within_limits_of_events_and_bytes(bench: Bench
     }
     assert_eq!(read(&bench, &key, 7, 1, whole).await, [(6, 8)]);
     assert_eq!(read(&bench, &key, 8, 1, 1).await, [(9, 11)]);
+}
+
+/// Limits count from what is kept, not from what was asked for.
+pub(crate) async fn a_log_without_its_front_is_read_from_what_is_left(bench: Bench) {
+    let key = job_with_log(&bench).await;
+    let job = bench.get(&key).await.job;
+    bench.finish(&job, Outcome::Succeeded(None)).await;
+    bench.purge(vec![Purge::Events(key.clone(), 6)]).await;
+    let left = [(6, 8), (9, 11), (12, 14), (15, 15)];
+    for after in [0, 1, 4, 5, 6, 7] {
+        assert_eq!(read(&bench, &key, after, 1, 1 << 20).await, left[..1]);
+        assert_eq!(read(&bench, &key, after, 100, 1).await, left[..1]);
+    }
+    assert_eq!(read(&bench, &key, 0, 4, 1 << 20).await, left[..2]);
+    assert_eq!(read(&bench, &key, 8, 4, 1 << 20).await, left[1..3]);
+    assert_eq!(read(&bench, &key, 0, 100, 1 << 20).await, left);
 }
 
 /// Goal: one commit of more events than a segment takes, and of more bytes, gives several segments

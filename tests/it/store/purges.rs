@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use pacenote::job::payload::Payload;
-use pacenote::job::{Change, JobState, Outcome, Report};
+use pacenote::job::{JobState, Outcome, Report};
 use pacenote::store::{Purge, Purged};
 
-use super::bench::{Bench, cancel, changed, output, query};
+use super::bench::{Bench, cancel, changed, lose, output, query};
 
 pub(crate) async fn only_what_is_finished_is_purged(bench: Bench) {
     let queued = bench.submit(bench.new_job().job_type("x")).await;
@@ -113,10 +113,7 @@ pub(crate) async fn the_front_of_a_log_goes_and_its_last_event_stays(bench: Benc
     assert_eq!((found.first_sequence, found.last_sequence), (12, 12));
     assert_eq!(bench.log(&over.key).await.len(), 1);
     // The writer sees what the purge did: a change of the same job is no clash.
-    let entries = vec![
-        changed(&over.key, cancel()),
-        changed(&over.key, Change::Lose { attempt: 1 }),
-    ];
+    let entries = vec![changed(&over.key, cancel()), changed(&over.key, lose(1))];
     bench.pass(Duration::from_secs(1));
     bench.commit(entries, vec![]).await;
     let purge = vec![Purge::Job(over.key.clone())];

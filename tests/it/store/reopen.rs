@@ -1,12 +1,10 @@
 //! Rules: what stays when the process does not.
 
-use std::sync::Arc;
-
 use pacenote::job::payload::Payload;
-use pacenote::job::{JobSnapshot, JobState, Outcome};
-use pacenote::store::{Purge, StoreError};
+use pacenote::job::{JobSnapshot, Outcome};
+use pacenote::store::{OpenError, Purge, StoreError};
 
-use super::bench::{Bench, cancel, changed, demand, done, output};
+use super::bench::{Bench, cancel, demand, output};
 
 /// Everything that a store holds, as it is read.
 async fn everything(bench: &Bench) -> Vec<(JobSnapshot, usize)> {
@@ -64,66 +62,39 @@ pub(crate) async fn what_was_answered_outlives_a_close(mut bench: Bench) {
     assert_eq!(everything(&bench).await, before);
 }
 
+pub(crate) async fn a_second_store_is_told_that_the_first_is_open(mut bench: Bench) {
+    for _ in 0..2 {
+        match bench.open_second().await {
+            Err(OpenError::Locked { pid, .. }) => assert_eq!(pid, Some(std::process::id())),
+            Err(other) => panic!("{other:?}"),
+            Ok(_) => panic!("two stores are open"),
+        }
+        bench.submit(bench.new_job()).await;
+        bench.crash().await;
+    }
+    assert_eq!(bench.all().await.len(), 2);
+}
+
+pub(crate) async fn a_closed_store_stores_nothing(mut bench: Bench) {
+    let job = bench.finished(bench.new_job()).await;
+    bench.store().close().await;
+    bench.store().close().await;
+    let new = bench.new_job();
+    let group = bench.group(vec![new.clone().entry()], vec![]);
+    let refused = bench.store().commit(group).await;
+    assert!(matches!(refused, Err(StoreError::Failed(_))), "{refused:?}");
+    let refused = bench.store().purge(vec![Purge::Job(job.key.clone())]).await;
+    assert!(matches!(refused, Err(StoreError::Failed(_))), "{refused:?}");
+    bench.crash().await;
+    assert_eq!(bench.find(&new.new.key).await, None);
+    assert_eq!(bench.get(&job.key).await.job, job);
+}
+
 pub(crate) async fn the_secret_is_kept(mut bench: Bench) {
     let secret = bench.store().secret();
     assert_ne!(secret, [0; 32]);
     bench.crash().await;
     assert_eq!(bench.store().secret(), secret);
-}
-
-/// Goal: where a row is not as it was read, nothing of the group is stored and the store goes on, for
-/// that job too. Method: a row is changed from beside the writer, which remembers it as leased.
-pub(crate) async fn a_row_changed_behind_the_writer_fails_its_group_alone(bench: Bench) {
-    let committed = bench
-        .commit(vec![bench.new_job().hand_over()], vec![])
-        .await;
-    let leased = Arc::clone(&committed.claimed[0].job);
-    bench.meddle(&leased.key).await;
-    let bystander = bench.new_job();
-    let entries = vec![
-        bystander.clone().entry(),
-        changed(
-            &leased.key,
-            super::bench::finish(1, Outcome::Succeeded(None)),
-        ),
-    ];
-    let refused = bench.try_commit(entries, vec![demand("work", 1)]).await;
-    assert!(
-        matches!(refused, Err(StoreError::Internal(_))),
-        "{refused:?}"
-    );
-    assert_eq!(bench.find(&bystander.new.key).await, None);
-    assert_eq!(bench.get(&leased.key).await.job.state, JobState::Running);
-    assert_eq!(bench.log(&leased.key).await.len(), 2);
-    let job = bench.submit(bystander).await;
-    assert_eq!(job.state, JobState::Queued);
-    let over = bench.commit(
-        vec![changed(
-            &leased.key,
-            super::bench::finish(1, Outcome::Succeeded(None)),
-        )],
-        vec![],
-    );
-    assert_eq!(done(&over.await.replies[0]).0.state, JobState::Succeeded);
-}
-
-/// The same for a job that waits, which its writer remembers too: the claim that fails leaves it where it
-/// is, and the next one has it with what an attempt needs.
-pub(crate) async fn a_waiting_row_changed_behind_the_writer_is_claimed_by_the_next_group(
-    bench: Bench,
-) {
-    let input = Payload::text("the input");
-    let job = bench.submit(bench.new_job().input(input.clone())).await;
-    bench.meddle(&job.key).await;
-    let refused = bench.try_commit(vec![], vec![demand("work", 1)]).await;
-    assert!(
-        matches!(refused, Err(StoreError::Internal(_))),
-        "{refused:?}"
-    );
-    assert_eq!(bench.get(&job.key).await.job.state, JobState::Queued);
-    let claimed = bench.commit(vec![], vec![demand("work", 1)]).await.claimed;
-    assert_eq!(claimed[0].job.key, job.key);
-    assert_eq!(claimed[0].payloads.input, Some(input));
 }
 
 /// Goal: what is claimed is the same whether it is remembered or read. Method: more wait than any store

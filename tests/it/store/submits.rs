@@ -5,9 +5,9 @@ use std::time::Duration;
 use pacenote::job::event::JobError;
 use pacenote::job::payload::Payload;
 use pacenote::job::{Change, JobState, Outcome, Refusal, Report};
-use pacenote::store::{LogRange, Purge, Purged, Reply, View};
+use pacenote::store::{LogRange, Purge, Purged, Reply, StoreError, View};
 
-use super::bench::{Bench, cancel, changed, done, finish, output, query, report};
+use super::bench::{Bench, cancel, changed, demand, done, finish, lose, output, query, report};
 
 pub(crate) async fn what_was_submitted_is_found_again(bench: Bench) {
     let new = bench
@@ -50,6 +50,42 @@ pub(crate) async fn a_refused_change_fails_alone(bench: Bench) {
     assert_eq!(replies[4], Reply::Refused(Refusal::StaleLease));
     assert_eq!(bench.get(&one.key).await.job, one, "as it was");
     assert_eq!(bench.all().await.len(), 3);
+}
+
+/// Goal: nothing is left of a group that names an id that is taken, neither in rows nor in what is looked
+/// for. Method: beside it are a new key, a change of another job and a claim, all of which come again.
+pub(crate) async fn an_id_that_is_taken_fails_its_group_alone(bench: Bench) {
+    let job = bench.submit(bench.new_job().job_type("x")).await;
+    let waiting = bench.submit(bench.new_job()).await;
+    let twice = bench.new_job().job_type("x");
+    for taken in [vec![job.key.clone()], vec![twice.new.key.clone(); 2]] {
+        let mut entries = vec![
+            bench.new_job().idempotent("k", "a").hand_over(),
+            changed(&job.key, cancel()),
+        ];
+        entries.extend(taken.into_iter().map(|key| {
+            let mut again = bench.new_job();
+            again.new.key = key;
+            again.entry()
+        }));
+        let refused = bench.try_commit(entries, vec![demand("work", 1)]).await;
+        assert!(
+            matches!(refused, Err(StoreError::Internal(_))),
+            "{refused:?}"
+        );
+        assert_eq!(bench.get(&job.key).await.job, job);
+        assert_eq!(bench.get(&waiting.key).await.job, waiting);
+        assert_eq!(bench.all().await.len(), 2);
+    }
+    let entries = vec![
+        bench.new_job().idempotent("k", "b").job_type("x").entry(),
+        changed(&job.key, cancel()),
+        twice.entry(),
+    ];
+    let committed = bench.commit(entries, vec![demand("work", 1)]).await;
+    assert!(!done(&committed.replies[0]).1, "the key is free");
+    assert_eq!(done(&committed.replies[1]).0.state, JobState::Cancelled);
+    assert_eq!(committed.claimed[0].job.key, waiting.key);
 }
 
 pub(crate) async fn replies_stand_in_the_order_of_the_entries(bench: Bench) {
@@ -114,7 +150,7 @@ pub(crate) async fn a_life_from_submit_to_result_is_stored_step_by_step(bench: B
     bench.pass(Duration::from_secs(2));
     let job = bench.change(&job.key, Change::BecomeDue).await;
     assert_eq!(bench.claim(1).await[0].attempt, 2);
-    let job = bench.change(&job.key, Change::Lose { attempt: 2 }).await;
+    let job = bench.change(&job.key, lose(2)).await;
     assert_eq!((job.state, job.attempts_lost), (JobState::Queued, 1));
     let job = bench.claim(1).await.remove(0);
     let job = bench.finish(&job, Outcome::HandedBack).await;
@@ -156,7 +192,7 @@ pub(crate) async fn another_tenant_sees_and_changes_nothing(bench: Bench) {
         let entries = vec![
             changed(&key, cancel()),
             changed(&key, report(1, vec![], bench.now())),
-            changed(&key, Change::Lose { attempt: 1 }),
+            changed(&key, lose(1)),
         ];
         let committed = bench.commit(entries, vec![]).await;
         assert!(
@@ -170,7 +206,7 @@ pub(crate) async fn another_tenant_sees_and_changes_nothing(bench: Bench) {
         assert_eq!(bench.get(&job.key).await.job, *job);
     }
     assert_eq!(bench.list(query("thief")).await.len(), 1);
-    let mut lane = super::bench::demand("work", 5);
+    let mut lane = demand("work", 5);
     lane.lane.tenant = pacenote::job::name::Name::of("thief");
     assert_eq!(bench.commit(vec![], vec![lane]).await.claimed, []);
 }

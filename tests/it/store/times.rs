@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use super::bench::{Bench, cancel, changed, lose, output, report};
 use pacenote::job::event::JobError;
+use pacenote::job::payload::Payload;
 use pacenote::job::time::Timestamp;
-use pacenote::job::{Change, Outcome};
-use pacenote::store::{AttemptTimer, Due, Timer};
-
-use super::bench::{Bench, cancel, report};
+use pacenote::job::{Change, JobState, Outcome, Refusal};
+use pacenote::store::{AttemptTimer, Due, Reply, Timer};
 
 pub(crate) async fn due_jobs_come_earliest_first_and_say_what_is_next(bench: Bench) {
     let nothing = Due {
@@ -88,9 +88,160 @@ pub(crate) async fn ended_leases_are_found_and_others_are_not(bench: Bench) {
     let soon = bench.now().after(Duration::from_secs(50));
     let keys: Vec<_> = [&jobs[1], &jobs[3]].map(|job| (job.key.clone(), 1)).into();
     assert_eq!(ended(soon, 10).await, Ok(keys));
-    let lost = bench
-        .change(&jobs[3].key, Change::Lose { attempt: 1 })
-        .await;
+    let lost = bench.change(&jobs[3].key, lose(1)).await;
     assert_eq!((lost.attempt, lost.lease_expires_at), (1, None));
     assert_eq!(ended(all, 10).await.expect("a read").len(), 2);
+}
+
+/// Goal: a heartbeat that comes between the look for ended leases and their end keeps the lease, and one
+/// tick decides who was first.
+pub(crate) async fn a_lease_renewed_after_the_look_is_not_lost(bench: Bench) {
+    bench.submit(bench.new_job()).await;
+    let job = bench.claim(1).await.remove(0);
+    let ends = job.lease_expires_at.expect("a lease");
+    let tick = Duration::from_micros(1);
+    let lose = |before| Change::Lose { attempt: 1, before };
+    let refused = Reply::Refused(Refusal::NotDue);
+    let at_its_end = bench.commit(vec![changed(&job.key, lose(ends))], vec![]);
+    assert_eq!(at_its_end.await.replies, [refused.clone()]);
+    // The sweep saw it a tick over; the heartbeat that renews it by a tick was first.
+    let before = ends.after(tick);
+    let heartbeat = Change::Report {
+        attempt: 1,
+        reports: vec![],
+        heard_at: bench.now(),
+        lease_until: before,
+    };
+    let group = vec![
+        changed(&job.key, heartbeat),
+        changed(&job.key, lose(before)),
+    ];
+    let committed = bench.commit(group, vec![]).await;
+    assert_eq!(committed.replies[1], refused);
+    assert_eq!(bench.get(&job.key).await.job.state, JobState::Running);
+    let lost = bench.change(&job.key, lose(before.after(tick))).await;
+    assert_eq!((lost.state, lost.attempts_charged), (JobState::Queued, 1));
+    // The heartbeat that comes now is late.
+    let late = bench.commit(
+        vec![changed(&job.key, report(1, vec![], bench.now()))],
+        vec![],
+    );
+    let stale = Reply::Refused(Refusal::StaleLease);
+    assert_eq!(late.await.replies, [stale]);
+}
+
+pub(crate) async fn a_job_with_a_start_time_waits_for_it(bench: Bench) {
+    let at = bench.now().after(Duration::from_secs(60));
+    let later = bench.submit(bench.new_job().start_at(at)).await;
+    let now = bench.submit(bench.new_job().start_at(bench.now())).await;
+    assert_eq!((later.state, later.run_at), (JobState::Scheduled, at));
+    assert_eq!(now.state, JobState::Queued);
+    let due = bench.store().due(Timer::Start, bench.now(), 10).await;
+    assert_eq!(due.map(|due| due.next), Ok(Some(at)));
+    bench.pass(Duration::from_secs(60));
+    let due = bench.store().due(Timer::Start, bench.now(), 10).await;
+    assert_eq!(due.map(|due| due.keys), Ok(vec![later.key.clone()]));
+}
+
+/// Goal: what waits expires at its deadline and not before, what runs does not, and who waits again has what
+/// is left of the total. Method: the timer is read at each of these times.
+pub(crate) async fn deadlines_of_waiting_jobs_are_found(bench: Bench) {
+    let secs = Duration::from_secs;
+    let due = || bench.store().due(Timer::Deadline, bench.now(), 10);
+    let new = || {
+        bench.new_job().timeouts(|timeouts| {
+            timeouts.queue_timeout = Some(secs(10));
+            timeouts.total_timeout = Some(secs(30));
+        })
+    };
+    let expires = bench.submit(new().job_type("x")).await;
+    bench.submit(new()).await;
+    let running = bench.claim(1).await.remove(0);
+    assert_eq!(running.deadline_at, None, "whoever runs it sees to it");
+    let found = due().await.expect("a read");
+    assert_eq!(
+        (found.keys.len(), found.next),
+        (0, Some(bench.now().after(secs(10))))
+    );
+    bench.pass(secs(10));
+    assert_eq!(
+        due().await.map(|due| due.keys),
+        Ok(vec![expires.key.clone()])
+    );
+    let over = bench.change(&expires.key, Change::Expire).await;
+    assert_eq!(over.state, JobState::Expired);
+    let waits = bench.finish(&running, Outcome::HandedBack).await;
+    let rest = bench.now().after(secs(20));
+    let found = due().await.expect("a read");
+    assert_eq!((found.keys.len(), found.next), (0, Some(rest)));
+    bench.pass(secs(20));
+    assert_eq!(due().await.map(|due| due.keys), Ok(vec![waits.key.clone()]));
+    bench.change(&waits.key, cancel()).await;
+    assert_eq!(due().await.map(|due| due.keys), Ok(vec![]));
+}
+
+pub(crate) async fn what_is_over_is_found_when_it_need_not_be_kept(bench: Bench) {
+    let secs = Duration::from_secs;
+    let due = || bench.store().due(Timer::Purge, bench.now(), 10);
+    let kept = |finished, failed| {
+        bench.new_job().spec(|spec| {
+            spec.retention.finished = finished;
+            spec.retention.failed = failed;
+        })
+    };
+    let first = bench.finished(kept(secs(10), secs(99))).await;
+    let committed = bench
+        .commit(vec![kept(secs(5), secs(20)).hand_over()], vec![])
+        .await;
+    let failed = Outcome::Failed(JobError::permanent("BAD", "it is"));
+    let second = bench.finish(&committed.claimed[0].job, failed).await;
+    bench.submit(kept(secs(0), secs(0))).await;
+    let found = due().await.expect("a read");
+    assert_eq!((found.keys.len(), found.next), (0, first.purge_at));
+    bench.pass(secs(10));
+    assert_eq!(due().await.map(|due| due.keys), Ok(vec![first.key.clone()]));
+    bench
+        .purge(vec![pacenote::store::Purge::Job(first.key.clone())])
+        .await;
+    bench.pass(secs(10));
+    assert_eq!(
+        due().await.map(|due| due.keys),
+        Ok(vec![second.key.clone()])
+    );
+}
+
+pub(crate) async fn silent_attempts_are_found(bench: Bench) {
+    let minute = Duration::from_secs(60);
+    let new = || {
+        bench
+            .new_job()
+            .timeouts(|timeouts| timeouts.stall_time = minute)
+    };
+    let entries = vec![new().hand_over(), new().hand_over(), new().entry()];
+    let committed = bench.commit(entries, vec![]).await;
+    let [talks, silent] = [0, 1].map(|at: usize| committed.claimed[at].job.clone());
+    let found = || {
+        bench
+            .store()
+            .attempts_due(AttemptTimer::Stall, bench.now(), 10)
+    };
+    bench.pass(minute / 2);
+    bench.report(&talks, vec![output(Payload::text("x"))]).await;
+    // A heartbeat alone says nothing.
+    bench.report(&silent, vec![]).await;
+    assert_eq!(found().await, Ok(vec![]));
+    bench.pass(minute / 2);
+    assert_eq!(found().await, Ok(vec![(silent.key.clone(), 1)]));
+    let stall = Change::Stall {
+        attempt: 1,
+        steady_now: bench.now(),
+    };
+    let stalled = bench.change(&silent.key, stall).await;
+    assert!(stalled.stalled_since.is_some());
+    assert_eq!(found().await, Ok(vec![]), "it is said once");
+    bench
+        .report(&silent, vec![output(Payload::text("x"))])
+        .await;
+    bench.pass(minute);
+    assert_eq!(found().await.expect("a read").len(), 2);
 }

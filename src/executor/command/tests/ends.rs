@@ -1,6 +1,7 @@
 //! How programs end, and what becomes of it.
 
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -198,4 +199,25 @@ fn a_configuration_that_could_never_run_is_refused() {
     ] {
         assert!(at(argv, env).is_err(), "{argv:?} {env:?}");
     }
+}
+
+#[tokio::test]
+async fn a_program_that_asks_to_go_on_later_is_asked_again_unless_it_has_failed() {
+    let tell = |line: &str, code: u8| format!("echo '{line}' >> \"$PACENOTE_EVENTS\"; exit {code}");
+    for code in [0, 75] {
+        let outcome = Trial::sh(&tell(r#"{"snooze":"10s"}"#, code)).run().await;
+        assert_eq!(outcome, Outcome::Snoozed(Duration::from_secs(10)), "{code}");
+    }
+    let error = Trial::sh(&tell(r#"{"snooze":"10s"}"#, 1)).fail().await;
+    assert_eq!(
+        (error.reason.as_str(), error.retry_after),
+        ("EXIT_CODE", None)
+    );
+    let error = Trial::sh(&tell(r#"{"retry_after":"20s"}"#, 75))
+        .fail()
+        .await;
+    assert_eq!(error.retry_after, Some(Duration::from_secs(20)));
+    assert!(error.retryable);
+    let done = Trial::sh(&tell(r#"{"retry_after":"20s"}"#, 0)).run().await;
+    assert!(matches!(done, Outcome::Succeeded(_)), "{done:?}");
 }

@@ -1,0 +1,105 @@
+//! The queue against a model: whatever is asked, told, cancelled, deleted, timed out and killed in whatever
+//! order, every job is as the rules say, every answer is as the rules say, and all that is seen keeps the
+//! invariants. On every store.
+//!
+//! `PACENOTE_TEST_MODEL_CASES` says how many runs there are of each store.
+
+mod clock;
+mod histories;
+mod lies;
+mod mortal;
+mod mutants;
+mod reference;
+mod steps;
+mod world;
+
+use std::sync::Arc;
+
+use pacenote::store::memory::Memory;
+use proptest::prelude::*;
+use proptest_state_machine::StateMachineTest;
+use tokio::runtime::{Builder, Runtime};
+
+use self::mortal::Honest;
+use self::steps::{Sketch, Step, Steps};
+use self::world::World;
+use crate::harness::count_of;
+use crate::store::bench::{Backend, Sqlite};
+
+/// A place for a store of a kind.
+trait Kind: 'static {
+    type Backend: Backend;
+
+    fn backend() -> Self::Backend;
+}
+
+struct OnMemory;
+
+impl Kind for OnMemory {
+    type Backend = Memory;
+
+    fn backend() -> Memory {
+        Memory::new()
+    }
+}
+
+struct OnSqlite;
+
+impl Kind for OnSqlite {
+    type Backend = Sqlite;
+
+    fn backend() -> Sqlite {
+        Sqlite::new()
+    }
+}
+
+/// A queue, on a store of this kind.
+struct Queue<K>(std::marker::PhantomData<K>);
+
+impl<K: Kind> StateMachineTest for Queue<K> {
+    type SystemUnderTest = (Runtime, World);
+    type Reference = Steps;
+
+    fn init_test(_: &Sketch) -> (Runtime, World) {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let world = runtime.block_on(World::new(K::backend(), Arc::new(Honest)));
+        (runtime, world)
+    }
+
+    fn apply((runtime, mut world): (Runtime, World), _: &Sketch, step: Step) -> (Runtime, World) {
+        runtime.block_on(world.take(step));
+        (runtime, world)
+    }
+
+    fn check_invariants((_, world): &(Runtime, World), _: &Sketch) {
+        let faults = world.faults();
+        assert!(faults.is_empty(), "{faults:#?}");
+    }
+
+    fn teardown((runtime, mut world): (Runtime, World), sketch: Sketch) {
+        runtime.block_on(world.settle());
+        Self::check_invariants(&(runtime, world), &sketch);
+    }
+}
+
+fn config(cases: usize) -> ProptestConfig {
+    ProptestConfig {
+        cases: count_of("PACENOTE_TEST_MODEL_CASES", cases) as u32,
+        max_shrink_iters: 2_000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+proptest_state_machine::prop_state_machine! {
+    #![proptest_config(config(64))]
+    #[test]
+    fn jobs_live_by_the_rules_on_memory(sequential 1..60 => Queue<OnMemory>);
+}
+
+proptest_state_machine::prop_state_machine! {
+    #![proptest_config(config(24))]
+    #[test]
+    fn jobs_live_by_the_rules_on_sqlite(sequential 1..60 => Queue<OnSqlite>);
+}

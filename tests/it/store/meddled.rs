@@ -1,0 +1,81 @@
+//! Rows that somebody changed from beside the writer, which remembers what it wrote.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use pacenote::job::name::JobKey;
+use pacenote::job::payload::Payload;
+use pacenote::job::{JobState, Outcome};
+use pacenote::store::StoreError;
+use sqlx::Connection;
+
+use super::bench::{Bench, Sqlite, changed, connect, demand, done, finish};
+
+/// Changes a job's row as nobody ever should.
+async fn meddle(path: PathBuf, key: &JobKey) {
+    let mut connection = connect(path).await;
+    let meddle = "update jobs set version = version + 1000 where tenant = $1 and id = $2";
+    let changed = sqlx::query(meddle)
+        .bind(key.tenant.to_string())
+        .bind(key.id.as_uuid().as_bytes().to_vec())
+        .execute(&mut connection)
+        .await
+        .expect("an update");
+    assert_eq!(changed.rows_affected(), 1);
+    connection.close().await.expect("closed");
+}
+
+/// Goal: where a row is not as it was read, nothing of the group is stored and the store goes on, for
+/// that job too. Method: a row is changed from beside the writer, which remembers it as leased.
+#[tokio::test]
+async fn a_row_changed_behind_the_writer_fails_its_group_alone() {
+    let sqlite = Sqlite::new();
+    let path = sqlite.path();
+    let bench = Bench::new(sqlite).await;
+    let committed = bench
+        .commit(vec![bench.new_job().hand_over()], vec![])
+        .await;
+    let leased = Arc::clone(&committed.claimed[0].job);
+    meddle(path, &leased.key).await;
+    let bystander = bench.new_job();
+    let entries = vec![
+        bystander.clone().entry(),
+        changed(&leased.key, finish(1, Outcome::Succeeded(None))),
+    ];
+    let refused = bench.try_commit(entries, vec![demand("work", 1)]).await;
+    assert!(
+        matches!(refused, Err(StoreError::Internal(_))),
+        "{refused:?}"
+    );
+    assert_eq!(bench.find(&bystander.new.key).await, None);
+    assert_eq!(bench.get(&leased.key).await.job.state, JobState::Running);
+    assert_eq!(bench.log(&leased.key).await.len(), 2);
+    let job = bench.submit(bystander).await;
+    assert_eq!(job.state, JobState::Queued);
+    let over = bench.commit(
+        vec![changed(&leased.key, finish(1, Outcome::Succeeded(None)))],
+        vec![],
+    );
+    assert_eq!(done(&over.await.replies[0]).0.state, JobState::Succeeded);
+}
+
+/// The same for a job that waits, which its writer remembers too: the claim that fails leaves it where it
+/// is, and the next one has it with what an attempt needs.
+#[tokio::test]
+async fn a_waiting_row_changed_behind_the_writer_is_claimed_by_the_next_group() {
+    let sqlite = Sqlite::new();
+    let path = sqlite.path();
+    let bench = Bench::new(sqlite).await;
+    let input = Payload::text("the input");
+    let job = bench.submit(bench.new_job().input(input.clone())).await;
+    meddle(path, &job.key).await;
+    let refused = bench.try_commit(vec![], vec![demand("work", 1)]).await;
+    assert!(
+        matches!(refused, Err(StoreError::Internal(_))),
+        "{refused:?}"
+    );
+    assert_eq!(bench.get(&job.key).await.job.state, JobState::Queued);
+    let claimed = bench.commit(vec![], vec![demand("work", 1)]).await.claimed;
+    assert_eq!(claimed[0].job.key, job.key);
+    assert_eq!(claimed[0].payloads.input, Some(input));
+}
