@@ -53,7 +53,7 @@ pub use writer::{Begin, Handed};
 use crate::error::{Error, Precondition};
 use crate::events::Hub;
 use crate::job::limits::{LOG_BYTES_DEFAULT, STRING_BYTES_MAX, WAITING_DEFAULT, WATCHERS_DEFAULT};
-use crate::job::name::{JobId, JobKey, Name};
+use crate::job::name::{JobKey, Name};
 use crate::job::queue::GivenLimits;
 use crate::job::time::{Clock, Timestamp};
 use crate::job::{CancelCause, Change, Job, Refusal};
@@ -221,6 +221,13 @@ impl JobQueue {
                 }
                 Err(error) => return Err(error),
             }
+        }
+        match queue.unblock_all().await {
+            Ok(()) => {}
+            Err(error @ Error::Exhausted { .. }) => {
+                tracing::warn!(%error, "jobs that could go on wait for the next with their key to end");
+            }
+            Err(error) => return Err(error),
         }
         Ok(queue)
     }

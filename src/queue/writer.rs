@@ -341,7 +341,8 @@ impl Writer {
     fn offer(&mut self, entries: &mut [Addressed], places: &Places, now: Timestamp) -> Offer {
         let mut offer = self.schedule.offer(places, now);
         let wall = self.shared.clock.now();
-        // Types of which a job of this very group waits: what comes behind it must not run before it.
+        // Types of which jobs of this very group wait that could run: what comes behind them must not run
+        // before them. A single one that is not handed over cannot run.
         let mut waits: BTreeSet<Name> = BTreeSet::new();
         for (entry, _) in entries {
             if !places.any_free() {
@@ -365,9 +366,6 @@ impl Writer {
                 tenant: new.key.tenant.clone(),
             };
             *hand_over = self.schedule.hand_over(&lane, &mut offer, places, now);
-            if !*hand_over {
-                waits.insert(job_type.clone());
-            }
         }
         offer
     }

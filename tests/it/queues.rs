@@ -303,6 +303,38 @@ async fn a_rate_limit_starts_its_burst_and_then_goes_by_the_clock() {
     server.stop().await.expect("a clean end");
 }
 
+/// Goal: jobs with one key run one after the other; a higher limit lets those go on that wait already.
+#[tokio::test]
+async fn a_higher_limit_of_keys_lets_go_on_what_waits() {
+    let dir = folder();
+    let (server, mut queues, puppets) = start(Setup::on(dir.path())).await;
+    for _ in 0..4 {
+        let request = pb::SubmitRequest {
+            queue: "keyed".to_owned(),
+            concurrency_key: "one".to_owned(),
+            ..submit_request("puppet")
+        };
+        server.submit(request).await;
+    }
+    let first = puppets.next().await;
+    assert_eq!(standing(&server, &mut queues, "keyed").await.1, 1);
+    let request = pb::SetQueueLimitsRequest {
+        queue: "keyed".to_owned(),
+        key_concurrency: Some(3),
+        ..pb::SetQueueLimitsRequest::default()
+    };
+    queues.set_queue_limits(request).await.expect("it is set");
+    let (second, third) = (puppets.next().await, puppets.next().await);
+    assert_eq!(standing(&server, &mut queues, "keyed").await.1, 3);
+    let blocked = look(&mut queues, "keyed").await.counts.expect("counts");
+    assert_eq!(blocked.blocked + blocked.queued, 1);
+    for puppet in [first, second, third] {
+        puppet.succeed();
+    }
+    puppets.next().await.succeed();
+    server.stop().await.expect("a clean end");
+}
+
 /// Goal: places go to tenants by their weights, however much of one waits; priority orders only a tenant's
 /// own jobs.
 #[tokio::test]
