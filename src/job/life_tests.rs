@@ -24,8 +24,14 @@ enum Move {
     Lose {
         late: u32,
     },
+    Stall {
+        late: u32,
+    },
     Cancel,
     BecomeDue,
+    Expire,
+    Hold,
+    Unblock,
     Wait,
 }
 
@@ -51,6 +57,8 @@ fn outcomes() -> impl Strategy<Value = Outcome> {
         Just(Outcome::Cancelled),
         Just(Outcome::HandedBack),
         Just(Outcome::HandedBack),
+        (0..900_u64).prop_map(|secs| Outcome::Snoozed(Duration::from_secs(secs))),
+        Just(Outcome::Expired),
     ]
 }
 
@@ -65,6 +73,10 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         2 => late().prop_map(|late| Move::Lose { late }),
         1 => Just(Move::Cancel),
         3 => Just(Move::BecomeDue),
+        1 => late().prop_map(|late| Move::Stall { late }),
+        1 => Just(Move::Expire),
+        1 => Just(Move::Hold),
+        2 => Just(Move::Unblock),
         3 => Just(Move::Wait),
     ];
     prop::collection::vec(one, 1..60)
@@ -104,6 +116,13 @@ fn to_change(made: Move, job: &Job, now: Timestamp) -> Option<Change> {
             requested_by: "me".to_owned(),
         },
         Move::BecomeDue => Change::BecomeDue,
+        Move::Stall { late } => Change::Stall {
+            attempt: of(late),
+            steady_now: now,
+        },
+        Move::Expire => Change::Expire,
+        Move::Hold => Change::Hold,
+        Move::Unblock => Change::Unblock,
         Move::Wait => return None,
     })
 }
@@ -120,6 +139,8 @@ fn check_step(before: &Job, after: &Job, result: &Result<Applied, Refusal>) {
     assert!(after.attempts_charged <= after.attempt);
     assert_eq!(after.lease_expires_at.is_some(), after.state.is_leased());
     assert_eq!(after.ended_at.is_some(), after.state.is_terminal());
+    assert!(after.deadline_at.is_none() || after.state.is_waiting());
+    assert!(after.state.is_leased() || (after.stall_at, after.stalled_since) == (None, None));
     if before.state.is_terminal() || result.is_err() {
         assert_eq!(before, after, "nothing changes");
         return;
@@ -142,9 +163,17 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
-    fn whatever_comes_in_whatever_order_the_rules_hold(moves in moves()) {
+    fn whatever_comes_in_whatever_order_the_rules_hold(
+        moves in moves(),
+        queue_secs in prop::option::of(0..2_000_u64),
+        total_secs in prop::option::of(0..9_000_u64),
+    ) {
         let mut now = Timestamp::from_micros(1_000_000);
-        let (mut job, submitted) = Job::submit(&new_job(40), now);
+        let mut new = new_job(40);
+        let timeouts = &mut Arc::make_mut(&mut new.spec).timeouts;
+        timeouts.queue_timeout = queue_secs.map(Duration::from_secs);
+        timeouts.total_timeout = total_secs.map(Duration::from_secs);
+        let (mut job, submitted) = Job::submit(&new, now);
         let mut log = submitted.events;
         for made in moves {
             now = now.after(Duration::from_secs(if matches!(made, Move::Wait) { 700 } else { 1 }));

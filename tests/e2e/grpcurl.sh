@@ -39,7 +39,7 @@ services=$(grpcurl -plaintext "$address" list)
 holds "list names the job service" "$services" "$jobs"
 holds "list names the health service" "$services" grpc.health.v1.Health
 methods=$(grpcurl -plaintext "$address" list $jobs)
-same "the job service has its calls" "BatchSubmit Cancel Get List ListEvents Run Submit Wait WatchJob" \
+same "the job service has its calls" "BatchSubmit Cancel Get List ListEvents Run Submit Wait WatchJob WatchJobs" \
     "$(sort <<<"${methods//$jobs./}" | xargs)"
 holds "list names the queue service" "$services" "$queues"
 methods=$(grpcurl -plaintext "$address" list $queues)

@@ -243,8 +243,9 @@ pub(super) fn job(job: &pb::Job) -> String {
     }
     let times = [
         ("created", &job.create_time),
-        ("due", &job.schedule_time),
+        (due(job), &job.schedule_time),
         ("started", &job.start_time),
+        ("stalled", &job.stalled_since),
         ("ended", &job.end_time),
     ];
     for (name, time) in times {
@@ -291,11 +292,30 @@ pub(super) fn row(job: &pb::Job) -> String {
         time.to_string()
     });
     format!(
-        "{:<36}  {:<10}  {done:>4}  {created:<20}  {}",
+        "{:<36}  {:<10}  {done:>4}  {created:<20}  {}{}",
         escape(&job.job_id),
         state(job.state()),
-        escape(&job.r#type)
+        escape(&job.r#type),
+        note(job)
     )
+}
+
+/// What the time is called at which a waiting job may run.
+fn due(job: &pb::Job) -> &'static str {
+    if job.attempt > 0 && job.state() == State::Scheduled {
+        "next at"
+    } else {
+        "due"
+    }
+}
+
+/// What a row says behind its columns: what a job waits for, or that nothing is heard of it.
+fn note(job: &pb::Job) -> String {
+    match (&job.stalled_since, &job.schedule_time) {
+        (Some(since), _) => format!("  stalled since {since}"),
+        (None, Some(at)) if job.state() == State::Scheduled => format!("  {} {at}", due(job)),
+        (None, _) => String::new(),
+    }
 }
 
 fn parenthesised(text: &str) -> String {
@@ -329,6 +349,35 @@ mod tests {
             ..pb::Progress::default()
         };
         assert_eq!(progress(&bytes), "2.00 KiB download");
+    }
+
+    #[test]
+    fn a_job_says_that_it_is_stalled_and_when_it_goes_on() {
+        let at = |seconds| prost_types::Timestamp { seconds, nanos: 0 };
+        let mut waits = pb::Job {
+            r#type: "print".to_owned(),
+            state: State::Scheduled as i32,
+            schedule_time: Some(at(60)),
+            ..pb::Job::default()
+        };
+        assert!(row(&waits).ends_with("print  due 1970-01-01T00:01:00Z"));
+        assert!(job(&waits).contains("\ndue        1970-01-01T00:01:00Z\n"));
+        waits.attempt = 1;
+        assert!(row(&waits).ends_with("print  next at 1970-01-01T00:01:00Z"));
+        assert!(job(&waits).contains("\nnext at    1970-01-01T00:01:00Z\n"));
+        let silent = pb::Job {
+            state: State::Running as i32,
+            stalled_since: Some(at(120)),
+            schedule_time: None,
+            ..waits
+        };
+        assert!(row(&silent).ends_with("print  stalled since 1970-01-01T00:02:00Z"));
+        assert!(job(&silent).contains("\nstalled    1970-01-01T00:02:00Z\n"));
+        let runs = pb::Job {
+            stalled_since: None,
+            ..silent
+        };
+        assert!(row(&runs).ends_with("  print") && !job(&runs).contains("stalled"));
     }
 
     #[test]

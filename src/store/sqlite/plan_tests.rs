@@ -285,7 +285,7 @@ const CASES: &[Case] = &[
 async fn every_hot_statement_goes_by_its_index() {
     let dir = tempfile::tempdir().expect("a folder");
     let mut connection = populated(dir.path()).await;
-    for (sql, wanted, unwanted) in CASES {
+    for &(sql, wanted, unwanted) in CASES {
         let steps = steps(&mut connection, sql).await;
         let plan = format!("{sql}\n{steps:#?}");
         for wanted in wanted {

@@ -163,18 +163,6 @@ impl JobStore for Mortal {
         Ok(depths)
     }
 
-    async fn log_after(&self, range: &TenantRange) -> Result<TenantLog, ReadError> {
-        self.store.log_after(range).await
-    }
-
-    async fn head(&self) -> Result<i64, ReadError> {
-        self.store.head().await
-    }
-
-    async fn scan(&self, query: &ScanQuery) -> Result<Scan, ReadError> {
-        self.store.scan(query).await
-    }
-
     async fn next_blocked(
         &self,
         queue: &Name,

@@ -2,7 +2,7 @@
 
 use pacenote::job::JobState;
 use pacenote::job::name::Name;
-use pacenote::store::{Committed, NotTaken, Reply};
+use pacenote::store::{Committed, NotTaken, Reply, WaitingRoom};
 
 use super::bench::{Bench, NewJobBuilder, batch_id, batch_of, done, query};
 
@@ -90,14 +90,21 @@ pub(crate) async fn a_batch_with_a_bad_item_stores_nothing(bench: Bench) {
 /// the room of a tenant is given with each group; another tenant's is none of its business.
 pub(crate) async fn what_finds_no_room_is_refused(bench: Bench) {
     let jobs: Vec<_> = (0..3).map(|_| bench.new_job()).collect();
-    let group = |entries, room| {
+    let group = |entries, max| {
         let mut group = bench.group(entries, vec![]);
+        let room = WaitingRoom { waiting: 0, max };
         group.room.insert(Name::of("default"), room);
         group
     };
+    let full = |waiting, max| NotTaken::NoRoom {
+        room: WaitingRoom { waiting, max },
+        asked: 1,
+    };
     let committed = bench.commit_group(group(vec![batch_of(&jobs)], 2)).await;
-    let refused = vec![(0, NotTaken::NoRoom)];
-    assert_eq!(committed.replies[0], Reply::BatchNotTaken(refused));
+    assert!(matches!(
+        &committed.replies[0],
+        Reply::BatchNotTaken(refused) if matches!(refused[..], [(0, NotTaken::NoRoom { .. })])
+    ));
     let entries = vec![
         bench.new_job().entry(),
         batch_of(&jobs),
@@ -109,7 +116,7 @@ pub(crate) async fn what_finds_no_room_is_refused(bench: Bench) {
     done(&committed.replies[0]);
     assert_eq!(taken(&committed_at(&committed, 1)).len(), 3);
     done(&committed.replies[2]);
-    assert_eq!(committed.replies[3], Reply::NotTaken(NotTaken::NoRoom));
+    assert_eq!(committed.replies[3], Reply::NotTaken(full(4, 4)));
     let (handed_over, _) = done(&committed.replies[4]);
     assert_eq!(handed_over.state, JobState::Running, "it does not wait");
     assert_eq!(bench.list(query("default")).await.len(), 5);

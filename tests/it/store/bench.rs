@@ -225,7 +225,7 @@ impl Bench {
         committed.expect("the group is stored")
     }
 
-    async fn try_commit_group(&self, group: Group) -> Result<Committed, StoreError> {
+    async fn try_commit_group(&self, mut group: Group) -> Result<Committed, StoreError> {
         let count = group.entries.len();
         for entry in &group.entries {
             let tenant = match entry {
@@ -238,8 +238,9 @@ impl Bench {
             tenants.insert(tenant.clone());
         }
         let before = self.depths().await;
-        let mut group = self.group(entries, demand);
-        group.room = self.room(&before);
+        for (tenant, room) in self.room(&before) {
+            group.room.entry(tenant).or_insert(room);
+        }
         let committed = self.store().commit(group).await?;
         assert_eq!(committed.replies.len(), count);
         let mut expected = before;
@@ -423,11 +424,6 @@ impl NewJobBuilder {
         })
     }
 
-    /// With a key that only so many may run with at once.
-    pub(crate) fn concurrency_key(self, key: &str) -> Self {
-        self.spec(|spec| spec.concurrency_key = Some(Name::new(key).expect("a name")))
-    }
-
     /// The only one of its tenant and type with this key, until it is over and for `window`.
     pub(crate) fn unique(mut self, key: &str, window: Duration, on_conflict: OnConflict) -> Self {
         self.new.on_conflict = on_conflict;
@@ -455,17 +451,6 @@ impl NewJobBuilder {
     pub(crate) fn input(mut self, input: Payload) -> Self {
         self.new.input = Some(input);
         self
-    }
-
-    /// The only one of its type with this key.
-    pub(crate) fn unique(mut self, key: &str, on_conflict: OnConflict) -> Self {
-        self.new.on_conflict = on_conflict;
-        self.spec(|spec| {
-            spec.unique = Some(Unique {
-                key: key.to_owned(),
-                window: Duration::ZERO,
-            });
-        })
     }
 
     /// Not before so long after it is stored.

@@ -31,7 +31,9 @@ fn no_room(waiting: usize, max: usize, asked: usize) -> NotTaken {
 
 pub(crate) async fn a_batch_is_stored_whole_or_not_at_all(bench: Bench) {
     let used = bench.submit(bench.new_job().idempotent("k", "one")).await;
-    let place = bench.submit(bench.new_job().unique("u", Reject)).await;
+    let place = bench
+        .submit(bench.new_job().unique("u", Duration::ZERO, Reject))
+        .await;
     let items = || {
         let fresh = bench.new_job().idempotent("fresh", "x");
         let known = bench.new_job().idempotent("k", "one");
@@ -39,7 +41,7 @@ pub(crate) async fn a_batch_is_stored_whole_or_not_at_all(bench: Bench) {
     };
     let bad = [
         bench.new_job().idempotent("k", "two"),
-        bench.new_job().unique("u", Reject),
+        bench.new_job().unique("u", Duration::ZERO, Reject),
     ];
     let refused = reply(&bench, batch(items().into_iter().chain(bad))).await;
     let expected = vec![
@@ -75,9 +77,9 @@ pub(crate) async fn items_of_a_batch_see_each_other(bench: Bench) {
         refused,
         Reply::BatchNotTaken(vec![(1, NotTaken::KeyReused(id))])
     );
-    let first = bench.new_job().unique("u", Reject);
+    let first = bench.new_job().unique("u", Duration::ZERO, Reject);
     let id = first.new.key.id;
-    let second = bench.new_job().unique("u", Reject);
+    let second = bench.new_job().unique("u", Duration::ZERO, Reject);
     let refused = reply(&bench, batch([first.clone(), second])).await;
     assert_eq!(
         refused,
@@ -86,8 +88,8 @@ pub(crate) async fn items_of_a_batch_see_each_other(bench: Bench) {
     assert!(bench.all().await.is_empty());
 
     bench.bound(1);
-    let returned = bench.new_job().unique("u", ReturnExisting);
-    let replacing = bench.new_job().unique("u", ReplaceWaiting);
+    let returned = bench.new_job().unique("u", Duration::ZERO, ReturnExisting);
+    let replacing = bench.new_job().unique("u", Duration::ZERO, ReplaceWaiting);
     let Reply::Batch(jobs) = reply(&bench, batch([first, returned, replacing])).await else {
         panic!("one of them waits in the end");
     };
@@ -105,7 +107,9 @@ pub(crate) async fn items_of_a_batch_see_each_other(bench: Bench) {
 
 pub(crate) async fn a_check_answers_as_a_submit_would_and_stores_nothing(bench: Bench) {
     let used = bench.submit(bench.new_job().idempotent("k", "one")).await;
-    let place = bench.submit(bench.new_job().unique("u", Reject)).await;
+    let place = bench
+        .submit(bench.new_job().unique("u", Duration::ZERO, Reject))
+        .await;
     bench.bound(2);
     let checked = |deduplicated| Reply::Checked { deduplicated };
     for (new, expected) in [
@@ -115,10 +119,16 @@ pub(crate) async fn a_check_answers_as_a_submit_would_and_stores_nothing(bench: 
             bench.new_job().idempotent("k", "two"),
             Reply::NotTaken(NotTaken::KeyReused(used.key.id)),
         ),
-        (bench.new_job().unique("u", ReturnExisting), checked(true)),
-        (bench.new_job().unique("u", ReplaceWaiting), checked(false)),
         (
-            bench.new_job().unique("u", Reject),
+            bench.new_job().unique("u", Duration::ZERO, ReturnExisting),
+            checked(true),
+        ),
+        (
+            bench.new_job().unique("u", Duration::ZERO, ReplaceWaiting),
+            checked(false),
+        ),
+        (
+            bench.new_job().unique("u", Duration::ZERO, Reject),
             Reply::NotTaken(NotTaken::UniqueTaken(place.key.id)),
         ),
     ] {
@@ -133,14 +143,18 @@ pub(crate) async fn a_check_answers_as_a_submit_would_and_stores_nothing(bench: 
 /// Goal: a place is taken while any job of it is not over, be it the newest or not; and who takes it takes
 /// it from all of them.
 pub(crate) async fn a_place_belongs_to_all_of_its_jobs_that_are_not_over(bench: Bench) {
-    let new = || bench.new_job().unique("u", ReplaceWaiting);
+    let new = || bench.new_job().unique("u", Duration::ZERO, ReplaceWaiting);
     let committed = bench.commit(vec![new().hand_over()], vec![]).await;
     let running = Arc::clone(&committed.claimed[0].job);
     let waiting = bench.submit(new()).await;
     let newest = bench.submit(new()).await;
     assert_eq!(bench.get(&waiting.key).await.job.state, JobState::Cancelled);
     bench.change(&newest.key, cancel()).await;
-    let refused = reply(&bench, bench.new_job().unique("u", Reject).entry()).await;
+    let refused = reply(
+        &bench,
+        bench.new_job().unique("u", Duration::ZERO, Reject).entry(),
+    )
+    .await;
     assert_eq!(
         refused,
         Reply::NotTaken(NotTaken::UniqueTaken(running.key.id))
@@ -152,33 +166,44 @@ pub(crate) async fn a_place_belongs_to_all_of_its_jobs_that_are_not_over(bench: 
     let retrying = bench.finish(&running, failed).await;
     assert_eq!(retrying.state, JobState::Scheduled);
     let taking = bench
-        .submit(bench.new_job().unique("u", CancelRunning))
+        .submit(bench.new_job().unique("u", Duration::ZERO, CancelRunning))
         .await;
     for key in [&retrying.key, &beside.key] {
         assert_eq!(bench.get(key).await.job.state, JobState::Cancelled);
     }
     // Its type, its tenant and its key are its own.
     for other in [
-        bench.new_job().unique("u", Reject).job_type("other"),
-        bench.new_job().unique("u", Reject).tenant("other"),
-        bench.new_job().unique("u\0", Reject),
-        bench.new_job().unique("U", Reject),
+        bench
+            .new_job()
+            .unique("u", Duration::ZERO, Reject)
+            .job_type("other"),
+        bench
+            .new_job()
+            .unique("u", Duration::ZERO, Reject)
+            .tenant("other"),
+        bench.new_job().unique("u\0", Duration::ZERO, Reject),
+        bench.new_job().unique("U", Duration::ZERO, Reject),
     ] {
         bench.submit(other).await;
     }
     bench.change(&taking.key, cancel()).await;
-    bench.submit(bench.new_job().unique("u", Reject)).await;
+    bench
+        .submit(bench.new_job().unique("u", Duration::ZERO, Reject))
+        .await;
 }
 
 pub(crate) async fn a_place_is_taken_within_one_group(bench: Bench) {
-    let first = bench.new_job().unique("u", Reject);
+    let first = bench.new_job().unique("u", Duration::ZERO, Reject);
     let key = first.new.key.clone();
     let entries = vec![
         first.entry(),
-        bench.new_job().unique("u", Reject).entry(),
-        bench.new_job().unique("u", ReturnExisting).entry(),
+        bench.new_job().unique("u", Duration::ZERO, Reject).entry(),
+        bench
+            .new_job()
+            .unique("u", Duration::ZERO, ReturnExisting)
+            .entry(),
         changed(&key, cancel()),
-        bench.new_job().unique("u", Reject).entry(),
+        bench.new_job().unique("u", Duration::ZERO, Reject).entry(),
     ];
     let committed = bench.commit(entries, vec![]).await;
     let replies = &committed.replies;

@@ -7,7 +7,7 @@ use pacenote::job::name::{JobId, JobKey, Name};
 use pacenote::job::payload::Payload;
 use pacenote::job::policy::OnConflict;
 use pacenote::job::{Job, JobState, Outcome, Refusal};
-use pacenote::store::{Entry, NotTaken, Purge, Reply};
+use pacenote::store::{Entry, NotTaken, Purge, Reply, WaitingRoom};
 
 use super::bench::{Bench, cancel, done};
 
@@ -115,8 +115,12 @@ pub(crate) async fn a_retry_needs_room_and_leaves_no_trace_without(bench: Bench)
     let old = failed(&bench).await;
     let (entry, _) = retry(&bench, &old.key);
     let mut group = bench.group(vec![entry], vec![]);
-    group.room.insert(Name::of("default"), 0);
+    let room = WaitingRoom { waiting: 0, max: 0 };
+    group.room.insert(Name::of("default"), room);
     let committed = bench.commit_group(group).await;
-    assert_eq!(committed.replies[0], Reply::NotTaken(NotTaken::NoRoom));
+    assert!(matches!(
+        committed.replies[0],
+        Reply::NotTaken(NotTaken::NoRoom { .. })
+    ));
     assert_eq!(bench.get(&old.key).await.job, old);
 }
