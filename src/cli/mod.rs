@@ -9,6 +9,7 @@ pub mod exit;
 pub mod health;
 pub mod jobs;
 pub mod logging;
+pub mod queues;
 pub mod serve;
 
 use std::io::Write;
@@ -69,6 +70,9 @@ pub enum Command {
     /// The server that `bench` measures.
     #[command(hide = true)]
     BenchSubject(bench::subject::SubjectArgs),
+    /// Look at queues and job types, pause, bound or purge them
+    #[command(subcommand)]
+    Queues(queues::QueuesCommand),
     /// The commands of clients.
     #[command(flatten)]
     Jobs(Box<jobs::JobsCommand>),
@@ -86,6 +90,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Demo(args) => block_on(demo::run(args)),
         Command::Bench(args) => block_on(bench::run(args)),
         Command::BenchSubject(args) => bench::subject::serve(args).map(|()| ExitCode::SUCCESS),
+        Command::Queues(command) => block_on(queues::run(command)),
         Command::Jobs(command) => block_on(jobs::run(*command)),
     }
 }

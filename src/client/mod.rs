@@ -27,6 +27,7 @@ mod backoff;
 mod cursor;
 mod error;
 mod line;
+mod queues;
 mod update;
 mod watch;
 mod watch_jobs;
@@ -39,6 +40,7 @@ use tonic::{Response, Status};
 pub use backoff::Backoff;
 pub(crate) use cursor::is_final;
 pub use error::{ClientError, Refusal, Violation};
+pub use queues::Queues;
 pub use update::{JobsUpdate, JobsWatchOptions, RunOptions, Update, WatchOptions};
 pub use watch::Watch;
 pub use watch_jobs::JobsWatch;
@@ -433,13 +435,30 @@ impl Client {
         Send: Fn(JobServiceClient<Channel>, tonic::Request<Q>) -> Answer,
         Answer: Future<Output = Result<Response<R>, Status>>,
     {
+        let send = |request| send(self.service(), request);
+        self.retried(request, tries, deadline, send).await
+    }
+
+    /// The same, whatever service it is for.
+    async fn retried<Q, R, Send, Answer>(
+        &self,
+        request: Q,
+        tries: u32,
+        deadline: Duration,
+        send: Send,
+    ) -> Result<R, ClientError>
+    where
+        Q: Clone,
+        Send: Fn(tonic::Request<Q>) -> Answer,
+        Answer: Future<Output = Result<Response<R>, Status>>,
+    {
         let mut failures = 0;
         loop {
             let mut sent = tonic::Request::new(request.clone());
             // The server learns when nobody listens any more; a second more than we wait ourselves, so
             // that our own clock decides and the error says so.
             sent.set_timeout(deadline + Duration::from_secs(1));
-            let answer = tokio::time::timeout(deadline, send(self.service(), sent)).await;
+            let answer = tokio::time::timeout(deadline, send(sent)).await;
             let failure = match answer {
                 Ok(Ok(response)) => return Ok(response.into_inner()),
                 Ok(Err(status)) => Failure::from(status),

@@ -248,8 +248,35 @@ impl JobQueue {
     /// # Cancel safety
     /// Once it has begun, it happens although nobody hears of it.
     pub async fn set_limits(&self, queue: &Name, edit: LimitsEdit) -> Result<(), Error> {
+        let before = self.limits_of(queue).key_concurrency;
+        let of_keys = edit.key_concurrency != Edit::Keep;
         self.set(SettingChange::SetLimits(queue.clone(), edit))
-            .await
+            .await?;
+        let after = self.limits_of(queue).key_concurrency;
+        if of_keys && after >= before {
+            // Nobody else would: what waits for others with its key goes on when one of them ends. Where it
+            // was set before, too: whoever repeats a call that failed here wants no less.
+            self.unblock(queue, after).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets jobs go on that wait for others with their key where the file has been changed to let more of
+    /// them run. At the start, before anything runs.
+    pub(super) async fn unblock_all(&self) -> Result<(), Error> {
+        let limits = {
+            let live = self.shared.live();
+            live.key_limits(&self.shared.settings.queues)
+        };
+        for (queue, most) in limits.iter() {
+            self.unblock(queue, *most).await?;
+        }
+        Ok(())
+    }
+
+    fn limits_of(&self, queue: &Name) -> QueueLimits {
+        let live = self.shared.live();
+        live.limits(queue, &self.shared.settings.queues)
     }
 
     /// Starts nothing of a type from here on, or starts it again. What runs goes on. Answers once it is

@@ -346,7 +346,8 @@ impl Writer {
     fn offer(&mut self, entries: &mut [Addressed], places: &Places, now: Timestamp) -> Offer {
         let mut offer = self.schedule.offer(places, now);
         let wall = self.shared.clock.now();
-        // Types of which a job of this very group waits: what comes behind it must not run before it.
+        // Types of which jobs of this very group wait that could run: what comes behind them must not run
+        // before them. A single one that is not handed over cannot run.
         let mut waits: BTreeSet<Name> = BTreeSet::new();
         for (entry, _) in entries {
             if !places.any_free() {
@@ -370,21 +371,19 @@ impl Writer {
                 tenant: new.key.tenant.clone(),
             };
             *hand_over = self.schedule.hand_over(&lane, &mut offer, places, now);
-            if !*hand_over {
-                waits.insert(job_type.clone());
-            }
         }
         offer
     }
 
     fn after_commit(&mut self, committed: &Committed) {
-        self.schedule.moved(&committed.depth_changes);
+        let made_room = self.schedule.moved(&committed.depth_changes);
         self.quota.moved(&committed.depth_changes);
         let (depths, claimed) = (&committed.depth_changes, &committed.claimed);
         let now = self.shared.clock.steady();
         self.shared.rates().moved(depths, claimed, now);
         let mut moved = committed.depth_changes.iter();
-        let more = !committed.claimed.is_empty()
+        let more = made_room
+            || !committed.claimed.is_empty()
             // One that was set aside has left its place to the next.
             || moved.any(|(_, state, by)| {
                 matches!(state, JobState::Queued | JobState::Blocked) && *by > 0

@@ -10,6 +10,7 @@ start_server
 cd "$work"
 
 jobs=pacenote.v1.JobService
+queues=pacenote.v1.QueueService
 
 # call METHOD JSON [OPTION...]: the answer on stdout. Not run in the repository: no proto file is at hand.
 call() {
@@ -41,6 +42,11 @@ methods=$(grpcurl -plaintext "$address" list $jobs)
 same "the job service has its calls" \
     "BatchSubmit Cancel Delete DeleteMany Get List ListEvents Retry RetryMany Run Submit Wait WatchJob WatchJobs" \
     "$(sort <<<"${methods//$jobs./}" | xargs)"
+holds "list names the queue service" "$services" "$queues"
+methods=$(grpcurl -plaintext "$address" list $queues)
+same "the queue service has its eight calls" \
+    "ListJobTypes ListQueues PauseJobType PauseQueue PurgeQueue ResumeJobType ResumeQueue SetQueueLimits" \
+    "$(sort <<<"${methods//$queues./}" | xargs)"
 described=$(grpcurl -plaintext "$address" describe $jobs)
 holds "describe shows the comments" "$described" "Stores the job and answers once it is on disk."
 holds "describe shows the status codes" "$described" "IDEMPOTENCY_KEY_REUSED"
@@ -77,6 +83,25 @@ got=$(call $jobs/Get "{\"job_id\":\"$id\"}")
 true_of "Get shows everything" '.[0].job | .input.json.seconds == 0.4 and .progress.fraction == 1 and (.endTime | length > 0)' "$got"
 true_of "Get shows less if asked" '.[0].job | has("input") or has("result") | not' \
     "$(call $jobs/Get "{\"job_id\":\"$id\",\"view\":\"JOB_VIEW_BASIC\"}")"
+
+echo "queues"
+bounded=$(call $queues/SetQueueLimits '{"queue":"held","concurrency":2,"rate_limit":{"starts":100,"period":"1s"}}')
+true_of "SetQueueLimits answers what holds and who said so" \
+    '.[0].queue.limits | .concurrency == 2 and .rateLimit.starts == 100 and .concurrencySource == "SOURCE_RUNTIME"' "$bounded"
+true_of "PauseQueue pauses" '.[0].queue | .paused and (.pauseTime | length > 0)' \
+    "$(call $queues/PauseQueue '{"queue":"held"}')"
+call $jobs/Submit '{"type":"sleep","input":{"json":{"seconds":0}},"queue":"held"}' >/dev/null
+listed=$(call $queues/ListQueues '{}')
+true_of "ListQueues counts what waits" '.[0].queues[] | select(.name == "held") | .counts.queued == "1"' "$listed"
+true_of "ListJobTypes counts it, too" '.[0].jobTypes[] | select(.name == "sleep") | .counts.queued == "1"' \
+    "$(call $queues/ListJobTypes '{}')"
+true_of "PurgeQueue ends it" '.[0] | .purgedCount == 1 and .isComplete' "$(call $queues/PurgeQueue '{"queue":"held"}')"
+true_of "ResumeQueue resumes" '.[0].queue | has("paused") | not' "$(call $queues/ResumeQueue '{"queue":"held"}')"
+true_of "PauseJobType pauses" '.[0].jobType.paused' "$(call $queues/PauseJobType '{"job_type":"checksum"}')"
+true_of "ResumeJobType resumes" '.[0].jobType | has("paused") | not' \
+    "$(call $queues/ResumeJobType '{"job_type":"checksum"}')"
+holds "a limit past its bound is refused with it" \
+    "$(refusal $queues/SetQueueLimits '{"queue":"held","concurrency":100001}')" "1 to 100000"
 
 echo "refusals"
 refused=$(refusal $jobs/Submit '{"type":"slep","priority":5000,"queue":"a//b"}')

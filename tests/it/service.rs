@@ -13,7 +13,7 @@ use tonic_reflection::pb::{v1, v1alpha};
 
 use crate::harness::{TestServer, folder, soon, submit_request};
 
-const JOB_SERVICE: &str = "pacenote.v1.JobService";
+const OURS: [&str; 2] = ["pacenote.v1.JobService", "pacenote.v1.QueueService"];
 
 async fn channel(server: &TestServer) -> Channel {
     let endpoint = Channel::from_shared(format!("http://{}", server.address));
@@ -33,7 +33,7 @@ async fn health_answers_for_the_server_and_the_service_with_and_without_gzip() {
     let (server, _puppets) = TestServer::with_puppets(&dir).await;
     let plain = HealthClient::new(channel(&server).await);
     for mut health in [plain.clone(), plain.send_compressed(Gzip)] {
-        for service in ["", JOB_SERVICE] {
+        for service in [""].into_iter().chain(OURS) {
             let checked = health.check(health_of(service)).await.expect("known");
             assert_eq!(checked.into_inner().status(), ServingStatus::Serving);
             let watched = health.watch(health_of(service)).await.expect("known");
@@ -100,7 +100,7 @@ async fn reflection_v1_lists_our_services_and_finds_their_messages() {
             panic!("{answers:?}");
         };
         let names: Vec<&str> = services.service.iter().map(|s| s.name.as_str()).collect();
-        assert!(names.contains(&JOB_SERVICE), "{names:?}");
+        assert!(OURS.iter().all(|ours| names.contains(ours)), "{names:?}");
         assert!(names.contains(&"grpc.health.v1.Health"), "{names:?}");
         assert!(
             matches!(found, MessageResponse::FileDescriptorResponse(_)),
@@ -134,7 +134,9 @@ async fn reflection_v1alpha_lists_our_services() {
         let Some(MessageResponse::ListServicesResponse(services)) = answer.message_response else {
             panic!("{answer:?}");
         };
-        assert!(services.service.iter().any(|s| s.name == JOB_SERVICE));
+        for ours in OURS {
+            assert!(services.service.iter().any(|s| s.name == ours), "{ours}");
+        }
     }
     server.stop().await.expect("a clean end");
 }

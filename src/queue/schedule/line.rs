@@ -87,13 +87,15 @@ impl JobType {
         }
     }
 
-    /// Looks at a line again: it may not be held up any more.
-    pub(super) fn open(&mut self, key: &LineKey) {
-        if self.lines.contains_key(key) {
+    /// Looks at a line again: it may not be held up any more. Answers whether anything waits in it.
+    pub(super) fn open(&mut self, key: &LineKey) -> bool {
+        let waits = self.lines.contains_key(key);
+        if waits {
             // Too early, perhaps: it finds its place when it is met.
             self.by_type.put(key, (0, 0));
             self.by_pool.put(key, (0, 0));
         }
+        waits
     }
 
     /// Whose lane is next: tenant and queue.

@@ -114,12 +114,16 @@ impl Schedule {
         }
     }
 
-    /// Moves the counters as a commit did.
-    pub(super) fn moved(&mut self, depths: &[(Lane, JobState, i64)]) {
+    /// Moves the counters as a commit did. Answers whether that made room for what waits in a queue that
+    /// was held up.
+    pub(super) fn moved(&mut self, depths: &[(Lane, JobState, i64)]) -> bool {
+        let mut made_room = false;
         for (lane, state, by) in depths {
             match state {
                 JobState::Queued => self.waits(lane, *by),
-                JobState::Running | JobState::Cancelling => self.runs(&lane.queue, *by),
+                JobState::Running | JobState::Cancelling => {
+                    made_room |= self.runs(&lane.queue, *by);
+                }
                 JobState::Scheduled
                 | JobState::Blocked
                 | JobState::Succeeded
@@ -128,6 +132,7 @@ impl Schedule {
                 | JobState::Expired => {}
             }
         }
+        made_room
     }
 
     /// What was set and configured before the first job comes.
@@ -420,22 +425,22 @@ impl Schedule {
         }
     }
 
-    fn runs(&mut self, name: &Name, by: i64) {
+    fn runs(&mut self, name: &Name, by: i64) -> bool {
         self.queues.entry(name.clone()).or_default().running += by;
         self.forget_idle_queue(name);
-        if by < 0 {
-            self.open(name);
-        }
+        by < 0 && self.open(name)
     }
 
-    /// Looks again at what waits in a queue that has a bound.
-    fn open(&mut self, queue: &Name) {
+    /// Looks again at what waits in a queue that has a bound. Answers whether anything does.
+    fn open(&mut self, queue: &Name) -> bool {
+        let mut waits = false;
         if self.queues.get(queue).is_some_and(Queue::is_bounded) {
             let key = Some(queue.clone());
             for job_type in self.types.values_mut() {
-                job_type.open(&key);
+                waits |= job_type.open(&key);
             }
         }
+        waits
     }
 
     fn room(&self, queue: &Name, offer: &Offer, now: Timestamp) -> Room {
