@@ -1,6 +1,7 @@
 //! Queues with limits and pauses, and tenants that share them: what is started when, through the public
 //! door.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pacenote::config::queue::rate_limit;
@@ -258,14 +259,16 @@ async fn a_paused_type_starts_nothing_in_any_queue_and_what_runs_goes_on() {
 async fn a_rate_limit_starts_its_burst_and_then_goes_by_the_clock() {
     let dir = folder();
     let clock = TestClock::new();
-    let setup = Setup::on(dir.path()).clock(clock.clone()).config(|config| {
-        let rate = rate_limit("2/10h").expect("a rate");
-        let limits = GivenLimits {
-            rate: Some(Given::Most(rate)),
-            ..GivenLimits::default()
-        };
-        config.queues.insert(Name::of("slow"), limits);
-    });
+    let setup = Setup::on(dir.path())
+        .clock(Arc::new(clock.clone()))
+        .config(|config| {
+            let rate = rate_limit("2/10h").expect("a rate");
+            let limits = GivenLimits {
+                rate: Some(Given::Most(rate)),
+                ..GivenLimits::default()
+            };
+            config.queues.insert(Name::of("slow"), limits);
+        });
     let (server, mut queues, puppets) = start(setup).await;
     for _ in 0..4 {
         submit_to(&server, "puppet", "slow").await;

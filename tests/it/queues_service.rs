@@ -1,5 +1,6 @@
 //! What QueueService shows, keeps, ends and refuses.
 
+use std::sync::Arc;
 use pacenote::config::TypeSettings;
 use pacenote::config::queue::rate_limit;
 use pacenote::job::Outcome;
@@ -131,7 +132,7 @@ async fn a_queue_and_a_type_say_how_they_stand() {
         ..TypeSettings::default()
     };
     let puppets = Puppets::default();
-    let setup = Setup::on(dir.path()).clock(clock.clone());
+    let setup = Setup::on(dir.path()).clock(Arc::new(clock.clone()));
     let server = setup
         .job_type_with("single", settings, puppets.clone())
         .start()
