@@ -668,7 +668,8 @@ impl World {
             for job_type in TYPES {
                 self.claim(job_type).await;
             }
-            for lease in self.leases[before..].to_vec() {
+            let new = self.leases[before..].to_vec();
+            for lease in new {
                 self.finish(&lease, End::Succeeds).await;
             }
             let waits = self

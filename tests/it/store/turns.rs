@@ -87,7 +87,7 @@ pub(crate) async fn a_key_is_of_its_tenant_and_queue_and_may_have_a_limit(bench:
 }
 
 /// Goal: whoever goes makes room, however it goes. Method: two jobs of a key, of which one waits, and the
-/// first one fails, is lost, is cancelled, hands back or waits for its retry.
+/// first one succeeds, fails, snoozes, expires or waits for its retry.
 pub(crate) async fn room_is_made_however_a_job_goes(bench: Bench) {
     let again = || Outcome::Failed(JobError::retryable("BROKEN", "again"));
     let ends: [fn(u32) -> Change; 4] = [
