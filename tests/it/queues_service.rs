@@ -1,6 +1,5 @@
 //! What QueueService shows, keeps, ends and refuses.
 
-use std::sync::Arc;
 use pacenote::config::TypeSettings;
 use pacenote::config::queue::rate_limit;
 use pacenote::job::Outcome;
@@ -12,6 +11,7 @@ use pacenote::job::queue::{Given, GivenLimits};
 use pacenote::pb;
 use pacenote::pb::job::State;
 use pacenote::pb::queue_limits::Source;
+use std::sync::Arc;
 use tonic::{Code, Status};
 
 use crate::harness::{
