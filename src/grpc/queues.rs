@@ -286,7 +286,7 @@ fn to_queue(queue: QueueStatus) -> pb::Queue {
     let status = queue.status;
     pb::Queue {
         name: status.name.to_string(),
-        counts: Some(to_counts(&status.depths)),
+        counts: Some(to_counts(&status.depths, status.stalled)),
         oldest_waiting_age: status.oldest_waiting.map(wire::to_duration),
         last_minute: status.last_minute.map(to_minute),
         paused: status.paused_at.is_some(),
@@ -299,7 +299,7 @@ fn to_job_type(job_type: TypeStatus) -> pb::JobType {
     let status = job_type.status;
     pb::JobType {
         name: status.name.to_string(),
-        counts: Some(to_counts(&status.depths)),
+        counts: Some(to_counts(&status.depths, status.stalled)),
         oldest_waiting_age: status.oldest_waiting.map(wire::to_duration),
         last_minute: status.last_minute.map(to_minute),
         paused: status.paused_at.is_some(),
@@ -311,7 +311,7 @@ fn to_job_type(job_type: TypeStatus) -> pb::JobType {
     }
 }
 
-fn to_counts(depths: &Depths) -> pb::JobCounts {
+fn to_counts(depths: &Depths, stalled: u64) -> pb::JobCounts {
     let of = |state| number(depths.of(state));
     pb::JobCounts {
         scheduled: of(JobState::Scheduled),
@@ -323,6 +323,7 @@ fn to_counts(depths: &Depths) -> pb::JobCounts {
         failed: of(JobState::Failed),
         cancelled: of(JobState::Cancelled),
         expired: of(JobState::Expired),
+        stalled: number(stalled),
     }
 }
 

@@ -44,6 +44,15 @@ impl JobQueue {
     /// Attempts that run end evenly spread over their mean time: the job begins when one more of them has
     /// ended than stand before it.
     fn estimated_start(&self, job: &Job, ahead: u64) -> Option<Timestamp> {
+        let paused = {
+            let live = self.shared.live();
+            let of_type = live.types.get(&job.spec.job_type);
+            live.queue(&job.spec.queue).paused_at.is_some()
+                || of_type.is_some_and(|of_type| of_type.paused_at.is_some())
+        };
+        if paused {
+            return None;
+        }
         let clock = &self.shared.clock;
         let attempts = &self.shared.attempts;
         let (running, mean) = attempts.pace(&job.spec.job_type, clock.steady())?;

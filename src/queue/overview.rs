@@ -1,22 +1,25 @@
 //! How queues and job types stand: counters of the store, what was set, and what the last minute brought.
 //! Nothing is counted for a look, and a look costs no more than its page.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::job::JobState;
 use crate::job::limits::PAGE_SIZE_MAX;
 use crate::job::name::{Lane, Name};
 use crate::job::queue::{GivenLimits, QueueLimits};
 use crate::job::time::Timestamp;
+use crate::job::{Job, JobState};
 use crate::queue::rates::Of;
 use crate::queue::settings::QueueSetting;
 use crate::queue::{JobQueue, LastMinute, page};
-use crate::store::QueueRange;
+use crate::store::{ListQuery, QueueRange};
 
 /// Lanes of one type that are asked for their oldest job. Chosen: a tenth of a second.
 const LANES_ASKED_MAX: usize = 1_000;
+
+/// Stalled jobs that are counted. Chosen: beyond it their number says nothing more.
+const STALLED_MAX: usize = 10_000;
 
 /// How many jobs of a tenant are in each state.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -40,6 +43,8 @@ pub struct Status {
     pub name: Name,
     /// The tenant's jobs.
     pub depths: Depths,
+    /// Those that run whose attempt is silent for longer than its job's stall time.
+    pub stalled: u64,
     /// How long the QUEUED job that has been due the longest is due. `None` where none is queued, or where
     /// that would take too long to find.
     pub oldest_waiting: Option<Duration>,
@@ -132,10 +137,12 @@ impl JobQueue {
         let mut names = self.named_queues(after.as_ref());
         names.extend(by_queue.keys().cloned());
         let more = names.len() > size;
+        let stalled = self.stalled(tenant, |job| &job.spec.queue).await?;
         let mut queues = Vec::with_capacity(size);
         for name in names.into_iter().take(size) {
             let counters = by_queue.remove(&name).unwrap_or_default();
-            queues.push(self.queue_status(tenant, name, counters).await?);
+            let stalled = stalled.get(&name).copied().unwrap_or(0);
+            queues.push(self.queue_status(tenant, name, counters, stalled).await?);
         }
         let last = queues.last().filter(|_| more);
         let token = last.map(|last| page::name_token(&secret, tenant, &last.status.name));
@@ -151,7 +158,10 @@ impl JobQueue {
     /// [`Error::Exhausted`], [`Error::Unavailable`].
     pub async fn queue(&self, tenant: &Name, name: &Name) -> Result<QueueStatus, Error> {
         let counters = self.counters_of(tenant, name).await?;
-        self.queue_status(tenant, name.clone(), counters).await
+        let stalled = self.stalled(tenant, |job| &job.spec.queue).await?;
+        let stalled = stalled.get(name).copied().unwrap_or(0);
+        self.queue_status(tenant, name.clone(), counters, stalled)
+            .await
     }
 
     /// The job types that are served, in the order of their names.
@@ -178,11 +188,14 @@ impl JobQueue {
                 }
             }
         }
+        let stalled = self.stalled(tenant, |job| &job.spec.job_type).await?;
         let mut types = Vec::new();
         for name in self.shared.settings.types.keys() {
             let depths = depths.remove(name).unwrap_or_default();
             let lanes = lanes.remove(name).unwrap_or_default();
-            types.push(self.type_status(tenant, name, depths, &lanes).await?);
+            let stalled = stalled.get(name).copied().unwrap_or(0);
+            let status = self.type_status(tenant, name, depths, &lanes, stalled);
+            types.push(status.await?);
         }
         Ok(types)
     }
@@ -220,6 +233,7 @@ impl JobQueue {
         tenant: &Name,
         name: Name,
         counters: Counters,
+        stalled: u64,
     ) -> Result<QueueStatus, Error> {
         let mut depths = Depths::default();
         let mut lanes = Vec::new();
@@ -238,6 +252,7 @@ impl JobQueue {
         let of = Of::Queue(name.clone());
         let status = Status {
             depths,
+            stalled,
             oldest_waiting: self.oldest_waiting(&lanes).await?,
             last_minute: self.last_minute(tenant, of),
             paused_at: set.paused_at,
@@ -256,12 +271,14 @@ impl JobQueue {
         name: &Name,
         depths: Depths,
         lanes: &[Lane],
+        stalled: u64,
     ) -> Result<TypeStatus, Error> {
         let known = &self.shared.settings.types[name].settings;
         let set = self.shared.live().types.get(name).cloned();
         let status = Status {
             name: name.clone(),
             depths,
+            stalled,
             oldest_waiting: self.oldest_waiting(lanes).await?,
             last_minute: self.last_minute(tenant, Of::Type(name.clone())),
             paused_at: set.and_then(|set| set.paused_at),
@@ -271,6 +288,25 @@ impl JobQueue {
             queue: known.queue.clone(),
             concurrency: known.concurrency,
         })
+    }
+
+    /// How many jobs of the tenant are silent for longer than their stall time, by a name of theirs.
+    async fn stalled(
+        &self,
+        tenant: &Name,
+        name: impl Fn(&Job) -> &Name,
+    ) -> Result<HashMap<Name, u64>, Error> {
+        let query = ListQuery {
+            stalled_only: true,
+            limit: STALLED_MAX,
+            rows: STALLED_MAX,
+            ..ListQuery::all(tenant.clone())
+        };
+        let mut stalled: HashMap<Name, u64> = HashMap::new();
+        for job in self.shared.store.list(&query).await?.jobs {
+            *stalled.entry(name(&job).clone()).or_default() += 1;
+        }
+        Ok(stalled)
     }
 
     fn last_minute(&self, tenant: &Name, of: Of) -> Option<LastMinute> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pacenote::job::name::Name;
 use pacenote::job::time::Clock;
 use pacenote::pb;
 use pacenote::pb::job::State;
@@ -81,6 +82,14 @@ async fn a_waiting_job_says_about_when_it_begins_once_that_is_known() {
     let now = clock.now().as_micros() / 1_000_000;
     let wait = estimate.seconds - now;
     assert!((590..=610).contains(&wait), "{wait}");
+    let queue = Name::of("default");
+    for paused in [true, false] {
+        let set = server.queue.pause_queue(&queue, paused).await;
+        set.expect("it is set");
+        let job = server.get(&third).await;
+        assert_eq!(job.queue_position, Some(1));
+        assert_eq!(job.estimated_start_time.is_none(), paused, "nobody knows");
+    }
     let wait = pb::WaitRequest {
         job_id: third.clone(),
         timeout: Some(prost_types::Duration::default()),

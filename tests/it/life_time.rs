@@ -15,7 +15,7 @@ use pacenote::job::{JobState, Outcome, Report};
 use pacenote::pb;
 use pacenote::pb::job::State;
 use pacenote::pb::job_event::Event;
-use pacenote::queue::{JobQueue, KnownType, QueueSettings, Submission};
+use pacenote::queue::{JobQueue, KnownType, QueueSettings, Submission, default_tenant};
 use pacenote::store::View;
 use pacenote::store::sqlite::SqliteStore;
 
@@ -222,6 +222,18 @@ async fn stalled(server: &TestServer, clock: &OwnedClock) -> usize {
 
 /// Goal: a silent attempt is said to be stalled at its time, once, and not killed; whatever it tells is
 /// a sign of life, and its lease's heartbeat is not.
+/// How many jobs are stalled, as the queue `default` and the type `puppet` say.
+async fn counted_as_stalled(server: &TestServer) -> [u64; 2] {
+    let tenant = default_tenant();
+    let queue = server.queue.queue(&tenant, &Name::of("default")).await;
+    let of_type = server.queue.job_type(&tenant, &Name::of("puppet")).await;
+    let of_type = of_type.expect("a read").expect("it is served");
+    [
+        queue.expect("a read").status.stalled,
+        of_type.status.stalled,
+    ]
+}
+
 #[tokio::test]
 async fn a_silent_attempt_is_said_to_be_stalled_until_it_tells_something() {
     let (dir, clock, puppets) = (folder(), OwnedClock::new(1), Puppets::default());
@@ -252,6 +264,7 @@ async fn a_silent_attempt_is_said_to_be_stalled_until_it_tells_something() {
     let since = seen.stalled_since.expect("it says since when");
     assert_eq!(since, pacenote::wire::to_timestamp(began));
     assert!(!puppet.attempt.stop.is_cancelled(), "it goes on");
+    assert_eq!(counted_as_stalled(&server).await, [1, 1]);
     // Whatever it tells: progress that is held back, output that fits, output that finds no room, where
     // it could go on.
     let signs: [fn() -> Report; 4] = [
@@ -263,6 +276,7 @@ async fn a_silent_attempt_is_said_to_be_stalled_until_it_tells_something() {
     // The first progress of an attempt is stored at once.
     puppet.store(&server.queue, vec![progress(0.1)]).await;
     assert_eq!(server.get(&job).await.stalled_since, None);
+    assert_eq!(counted_as_stalled(&server).await, [0, 0]);
     for (said, sign) in signs.into_iter().enumerate() {
         clock.pass(MINUTE - TICK);
         puppet.store(&server.queue, vec![sign()]).await;

@@ -21,8 +21,8 @@ use crate::store::sqlite::SqliteStore;
 use crate::store::{ClaimTerms, Demand, Entry, Group, JobStore};
 
 /// Jobs that one claim takes.
-const CLAIM: usize = 32;
-const FEW: usize = 10_000;
+pub(super) const CLAIM: usize = 32;
+pub(super) const FEW: usize = 10_000;
 const GROUP: usize = 2_000;
 
 /// Tenants that share a backlog.
@@ -57,13 +57,6 @@ pub(super) async fn measure(report: &Report, folder: &Path, many: usize) -> anyh
         samples[3].push(few.claim(&of_tenants).await?);
         samples[4].push(big.claim(&of_tenants).await?);
     }
-    // In tenths, as the other figures are in rounds.
-    let tenths = |samples: &[Duration]| -> Vec<f64> {
-        let tenth = samples.chunks(rounds / 10);
-        tenth
-            .map(|chunk| median(chunk.iter().map(Duration::as_secs_f64)))
-            .collect()
-    };
     report.plain("  claim-10k", &sample(&samples[0]))?;
     report.plain("  claim-10k-1k", &sample(&samples[3]))?;
     let figures = [
@@ -82,25 +75,8 @@ pub(super) async fn measure(report: &Report, folder: &Path, many: usize) -> anyh
         ),
     ];
     for (name, what, of, beside) in figures {
-        let samples_of = &samples[of];
-        let ratios: Vec<f64> = tenths(samples_of)
-            .iter()
-            .zip(&tenths(&samples[beside]))
-            .map(|(figure, ceiling)| figure / ceiling)
-            .collect();
-        let figure = Figure {
-            name,
-            what,
-            ceiling: "with 10,000 waiting",
-            rate: None,
-            p50_ms: None,
-            p99_ms: None,
-            cpu_us: None,
-            ratio: median(ratios.iter().copied()),
-            target: Target::AtMost(1.5),
-            rounds: ratios,
-        };
-        report.figure(&figure.of(&sample(samples_of)))?;
+        let ceiling = ("with 10,000 waiting", &samples[beside][..]);
+        compared(report, (name, what), &samples[of], ceiling)?;
     }
     few.store.close().await;
     big.store.close().await;
@@ -113,6 +89,40 @@ fn tenant(number: usize) -> Name {
         0 => default_tenant(),
         number => Name::new(format!("tenant-{number}")).expect("a name"),
     }
+}
+
+/// Reports what claims cost beside what others cost, which were taken in turns with them.
+pub(super) fn compared(
+    report: &Report,
+    (name, what): (&'static str, &'static str),
+    samples: &[Duration],
+    (ceiling, others): (&'static str, &[Duration]),
+) -> anyhow::Result<()> {
+    // In tenths, as the other figures are in rounds.
+    let tenths = |samples: &[Duration]| -> Vec<f64> {
+        let tenth = samples.chunks(samples.len().div_ceil(10));
+        tenth
+            .map(|chunk| median(chunk.iter().map(Duration::as_secs_f64)))
+            .collect()
+    };
+    let ratios: Vec<f64> = tenths(samples)
+        .iter()
+        .zip(&tenths(others))
+        .map(|(figure, ceiling)| figure / ceiling)
+        .collect();
+    let figure = Figure {
+        name,
+        what,
+        ceiling,
+        rate: None,
+        p50_ms: None,
+        p99_ms: None,
+        cpu_us: None,
+        ratio: median(ratios.iter().copied()),
+        target: Target::AtMost(1.5),
+        rounds: ratios,
+    };
+    Ok(report.figure(&figure.of(&sample(samples)))?)
 }
 
 fn sample(durations: &[Duration]) -> Sample {
@@ -140,6 +150,31 @@ impl Bench {
         jobs: usize,
         tenants: usize,
     ) -> anyhow::Result<()> {
+        let spec = JobSpec::of(Name::of(job_type));
+        self.fill_with(&spec, jobs, |number| tenant(number % tenants))
+            .await
+    }
+
+    /// Lets jobs wait in a queue.
+    pub(super) async fn fill_queue(
+        &self,
+        queue: &Name,
+        job_type: &'static str,
+        jobs: usize,
+    ) -> anyhow::Result<()> {
+        let spec = JobSpec {
+            queue: queue.clone(),
+            ..JobSpec::of(Name::of(job_type))
+        };
+        self.fill_with(&spec, jobs, |_| default_tenant()).await
+    }
+
+    async fn fill_with(
+        &self,
+        spec: &JobSpec,
+        jobs: usize,
+        tenant: impl Fn(usize) -> Name,
+    ) -> anyhow::Result<()> {
         let mut done = 0;
         while done < jobs {
             let some = done..jobs.min(done + GROUP);
@@ -147,10 +182,10 @@ impl Bench {
             let submit = |number| Entry::Submit {
                 new: Box::new(NewJob::new(
                     JobKey {
-                        tenant: tenant(number % tenants),
+                        tenant: tenant(number),
                         id: JobId::new(Uuid::now_v7()),
                     },
-                    JobSpec::of(Name::of(job_type)),
+                    spec.clone(),
                     Some(Payload::text("0001.jpg")),
                 )),
                 hand_over: false,

@@ -55,11 +55,16 @@ impl Course {
         })
     }
 
-    fn client(&self, number: usize) -> JobServiceClient<Channel> {
+    pub(super) fn client(&self, number: usize) -> JobServiceClient<Channel> {
         JobServiceClient::new(self.jobs[number % CONNECTIONS].clone())
     }
 
-    async fn echo(&self, in_flight: usize) -> anyhow::Result<Sample> {
+    /// What the figures with many calls in flight have of them.
+    pub(super) fn in_flight(&self) -> usize {
+        IN_FLIGHT
+    }
+
+    pub(super) async fn echo(&self, in_flight: usize) -> anyhow::Result<Sample> {
         let channels = self.echo.clone();
         drive(&self.subject, in_flight, self.turn, move |number| {
             echo::call(channels[number % CONNECTIONS].clone())
@@ -354,7 +359,7 @@ async fn connect(address: &str) -> anyhow::Result<Channel> {
 }
 
 /// A job as people submit them: with a small input.
-fn request(job_type: &'static str) -> pb::SubmitRequest {
+pub(super) fn request(job_type: &'static str) -> pb::SubmitRequest {
     pb::SubmitRequest {
         r#type: job_type.to_owned(),
         input: Some(crate::cli::jobs::json_payload(

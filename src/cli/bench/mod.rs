@@ -4,12 +4,14 @@
 //! with whatever else the machine does; a figure and its ceiling are measured in turns, and the median
 //! of their ratios is what to compare. Everything it makes is in a temporary folder that goes with it.
 
+mod batch;
 mod claims;
 mod disk;
 mod drain;
 mod echo;
 mod figures;
 mod load;
+mod paused;
 mod purge;
 mod report;
 pub mod subject;
@@ -65,8 +67,12 @@ pub enum Which {
     SubmitRun,
     /// Durable Submit at 64 in flight, the jobs waiting
     Submit,
+    /// Jobs of BatchSubmit, a thousand a call
+    Batch,
     /// Output events of one job to one watcher
     Events,
+    /// Output events of a thousand jobs to one watcher
+    WatchJobs,
     /// Claims with many jobs waiting
     Claim,
     /// Working off a backlog of jobs that do nothing
@@ -78,7 +84,10 @@ pub enum Which {
 impl Which {
     /// Has a store, or a server, of its own.
     fn is_apart(self) -> bool {
-        matches!(self, Self::Claim | Self::Drain | Self::Purge)
+        matches!(
+            self,
+            Self::WatchJobs | Self::Claim | Self::Drain | Self::Purge
+        )
     }
 }
 
@@ -117,9 +126,14 @@ async fn measure(args: BenchArgs) -> anyhow::Result<()> {
         }
         course.subject.stop().await?;
     }
+    if wanted(Which::WatchJobs) {
+        let how_long = if args.short { turn } else { 2 * turn };
+        batch::watch(&report, folder.path(), how_long).await?;
+    }
     if wanted(Which::Claim) {
         let many = if args.short { 100_000 } else { 1_000_000 };
         claims::measure(&report, folder.path(), many).await?;
+        paused::measure(&report, folder.path(), many).await?;
     }
     if wanted(Which::Drain) {
         let jobs = if args.short { 10_000 } else { 100_000 };
@@ -140,7 +154,8 @@ async fn one(course: &Course, report: &Report, which: Which) -> anyhow::Result<(
         Which::Run => course.runs(report).await,
         Which::SubmitOne => course.latency(report, false).await,
         Which::Start => course.latency(report, true).await,
+        Which::Batch => course.batches(report).await,
         Which::Events => course.events(report).await,
-        Which::Claim | Which::Drain | Which::Purge => Ok(()),
+        Which::WatchJobs | Which::Claim | Which::Drain | Which::Purge => Ok(()),
     }
 }

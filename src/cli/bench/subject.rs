@@ -48,6 +48,9 @@ pub struct SubjectArgs {
     /// Its store.
     #[arg(long)]
     pub store: PathBuf,
+    /// Jobs that run at once, where not by default.
+    #[arg(long)]
+    pub workers: Option<usize>,
 }
 
 /// Serves until its standard input ends, which is when its parent does.
@@ -59,12 +62,12 @@ pub fn serve(args: SubjectArgs) -> Result<(), Failure> {
     logging::init(&Settings::default()).map_err(|error| failed(&error))?;
     // As `serve` makes it.
     let runtime = tokio::runtime::Runtime::new().map_err(|error| failed(&error))?;
-    let served = runtime.block_on(serve_both(args.store));
+    let served = runtime.block_on(serve_both(args));
     runtime.shutdown_background();
     served.map_err(|error| failed(&format!("{error:#}")))
 }
 
-async fn serve_both(store: PathBuf) -> anyhow::Result<()> {
+async fn serve_both(SubjectArgs { store, workers }: SubjectArgs) -> anyhow::Result<()> {
     let (jobs, echo) = (local().await?, local().await?);
     let addresses = format!("{} {}", jobs.local_addr()?, echo.local_addr()?);
     let over = CancellationToken::new();
@@ -74,13 +77,15 @@ async fn serve_both(store: PathBuf) -> anyhow::Result<()> {
             connections(echo, over.clone()),
             over.clone().cancelled_owned(),
         );
+    let default = Config::default();
     let config = Config {
+        workers: workers.unwrap_or(default.workers),
         checksum_root: store.parent().unwrap_or(Path::new(".")).to_owned(),
         store,
         log_bytes_max: LOG_BYTES_MAX,
         waiting_max: WAITING_MAX,
         drain_timeout: Duration::ZERO,
-        ..Config::default()
+        ..default
     };
     let one_place = TypeSettings {
         concurrency: Some(1),
@@ -153,12 +158,23 @@ impl Subject {
 
     /// Starts it on a store, and waits until it serves.
     pub(super) async fn start_on(folder: &Path, store: &Path) -> anyhow::Result<Self> {
+        Self::start_with(folder, store, None).await
+    }
+
+    /// The same, with so many jobs running at once.
+    pub(super) async fn start_with(
+        folder: &Path,
+        store: &Path,
+        workers: Option<usize>,
+    ) -> anyhow::Result<Self> {
+        let workers = workers.map(|workers| format!("--workers={workers}"));
         // Records of its log cost what they cost anyone who keeps them in a file.
         let log = std::fs::File::create(folder.join("server.log"))?;
         let mut child = Command::new(std::env::current_exe()?)
             .arg("bench-subject")
             .arg("--store")
             .arg(store)
+            .args(workers)
             .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

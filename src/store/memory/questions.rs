@@ -50,14 +50,17 @@ impl Tables {
             let through = None;
             return Listed { jobs, through };
         }
-        let newest = query.before_id.unwrap_or(JobId::new(Uuid::max()));
-        let range = with_id(&query.tenant, NIL)..=with_id(&query.tenant, newest);
+        let first = Bound::Included(with_id(&query.tenant, NIL));
+        let end = match query.before_id {
+            Some(before) => Bound::Excluded(with_id(&query.tenant, before)),
+            None => Bound::Included(with_id(&query.tenant, JobId::new(Uuid::max()))),
+        };
         let mut listed = Listed {
             jobs: Vec::new(),
             through: None,
         };
         let mut last = None;
-        for (looked_at, (key, row)) in self.jobs.range(range).rev().enumerate() {
+        for (looked_at, (key, row)) in self.jobs.range((first, end)).rev().enumerate() {
             if looked_at >= query.rows.max(1) || listed.jobs.len() >= query.limit.max(1) {
                 listed.through = last;
                 break;
