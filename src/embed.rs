@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde::ser::Error as _;
 
 pub use crate::client::{Client, ClientError, RunOptions, Update, WatchOptions};
-pub use crate::config::{Config, TypeSettings};
+pub use crate::config::{Caps, Config, TypeSettings};
 pub use crate::executor::handler::{Context, HandlerError, HandlerExecutor};
 pub use crate::job::event::LogLevel;
 pub use crate::job::name::Name;

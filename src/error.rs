@@ -325,10 +325,12 @@ impl Violations {
     pub fn into_told(self) -> Vec<Violation> {
         let mut told = self.told;
         if self.untold > 0 {
+            let reason = told.first().map_or("INVALID_FIELD", |first| first.reason);
+            let same = told.iter().all(|violation| violation.reason == reason);
             told.push(Violation {
                 field: "request".to_owned(),
                 description: format!("has {} more faults than there is room to tell", self.untold),
-                reason: "INVALID_FIELD",
+                reason: if same { reason } else { "INVALID_FIELD" },
             });
         }
         told

@@ -105,7 +105,9 @@ create unique index segments_of_job on segments (tenant, job_id, first_sequence)
 -- to be told that something is missing.
 create table purged (
     tenant text primary key,
-    position integer not null
+    position integer not null,
+    -- How often: it rises with every purge, also with one further back.
+    purges integer not null
 ) strict, without rowid;
 
 -- Jobs that are gone and have left part of a long log: it goes in pieces, each a short transaction.

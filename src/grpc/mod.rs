@@ -28,7 +28,7 @@ use crate::grpc::queues::Queues;
 use crate::grpc::requests::check_request;
 use crate::grpc::status::status;
 use crate::grpc::submissions::{of_batch, submission};
-use crate::job::limits::CODEC_BYTES_MAX;
+use crate::job::limits::{CODEC_BYTES_MAX, PAGE_BYTES_MAX};
 use crate::job::{Job, JobSnapshot, Payloads};
 use crate::pb;
 use crate::pb::job_service_server::{JobService, JobServiceServer};
@@ -119,7 +119,7 @@ impl JobService for Jobs {
         let batch = batch.map_err(status)?;
         Ok(Response::new(pb::BatchSubmitResponse {
             batch_id: batch.id.map(|id| id.to_string()).unwrap_or_default(),
-            responses: batch.jobs.into_iter().map(to_answer).collect(),
+            responses: fitting(batch.jobs.into_iter().map(to_answer).collect()),
         }))
     }
 
@@ -387,6 +387,25 @@ fn checked<T>(value: Option<T>, violations: Violations) -> Result<T, Status> {
     })
 }
 
+/// The answers of a batch, in a message that every client takes: where they are too large together, each job
+/// comes without what its caller has sent, and without its error's details.
+fn fitting(mut answers: Vec<pb::SubmitResponse>) -> Vec<pb::SubmitResponse> {
+    let bytes: usize = answers.iter().map(Message::encoded_len).sum();
+    if bytes > PAGE_BYTES_MAX {
+        for job in answers.iter_mut().filter_map(|answer| answer.job.as_mut()) {
+            job.labels.clear();
+            job.retry_policy = None;
+            job.timeouts = None;
+            job.progress = None;
+            if let Some(error) = &mut job.error {
+                error.detail.clear();
+                error.metadata.clear();
+            }
+        }
+    }
+    answers
+}
+
 fn to_answer((job, deduplicated): (Arc<Job>, bool)) -> pb::SubmitResponse {
     pb::SubmitResponse {
         job: Some(basic(job)),
@@ -447,10 +466,14 @@ fn to_retried(page: RetriedPage) -> pb::RetryManyResponse {
     let skipped = page.skipped.into_iter().map(|(id, why)| Passed {
         job_id: id.to_string(),
         reason: match why {
-            Skipped::RetriedBefore => "NOT_RETRYABLE",
+            Skipped::RetriedBefore(_) | Skipped::NotRetryable => "NOT_RETRYABLE",
             Skipped::Gone => "JOB_NOT_FOUND",
         }
         .to_owned(),
+        new_job_id: match why {
+            Skipped::RetriedBefore(by) => by.to_string(),
+            Skipped::NotRetryable | Skipped::Gone => String::new(),
+        },
     });
     pb::RetryManyResponse {
         retried: retried.collect(),

@@ -80,7 +80,7 @@ impl Job {
                 self.move_to(&mut applied, JobState::Queued, "", now);
             }
             Change::Expire => {
-                if !self.state.is_waiting() || self.deadline_at.is_none_or(|at| at > now) {
+                if !self.state.is_waiting() || !self.is_overdue(now) {
                     return Err(Refusal::NotDue);
                 }
                 self.expire(&mut applied, now);
@@ -111,6 +111,11 @@ impl Job {
         !self.state.is_terminal() && self.state != JobState::Cancelling
     }
 
+    /// Whether its deadline has passed while it waits.
+    pub fn is_overdue(&self, now: Timestamp) -> bool {
+        self.deadline_at.is_some_and(|at| at <= now)
+    }
+
     fn check_lease(&self, attempt: u32) -> Result<(), Refusal> {
         if self.state.is_leased() && self.attempt == attempt {
             Ok(())
@@ -125,7 +130,8 @@ impl Job {
         worker_id: String,
         now: Timestamp,
     ) -> Result<(), Refusal> {
-        if self.state != JobState::Queued {
+        // One whose time is over expires, whoever is the first to look.
+        if self.state != JobState::Queued || self.is_overdue(now) {
             return Err(Refusal::NotQueued);
         }
         self.0.attempt += 1;

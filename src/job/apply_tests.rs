@@ -40,6 +40,7 @@ const STATES: [JobState; 9] = JobState::ALL;
 const TABLE: &str = "
 change           scheduled       blocked         queued          running         cancelling      succeeded   failed      cancelled   expired
 claim            !NotQueued      !NotQueued      running:S:0     !NotQueued      !NotQueued      !NotQueued  !NotQueued  !NotQueued  !NotQueued
+claim_overdue    !NotQueued      !NotQueued      !NotQueued      !NotQueued      !NotQueued      !NotQueued  !NotQueued  !NotQueued  !NotQueued
 report           !StaleLease     !StaleLease     !StaleLease     running:L:0     cancelling:L:0  !StaleLease !StaleLease !StaleLease !StaleLease
 heartbeat        !StaleLease     !StaleLease     !StaleLease     running::0      cancelling::0   !StaleLease !StaleLease !StaleLease !StaleLease
 report_late      !StaleLease     !StaleLease     !StaleLease     !StaleLease     !StaleLease     !StaleLease !StaleLease !StaleLease !StaleLease
@@ -95,7 +96,7 @@ fn change(row: &str) -> Change {
     };
     let line = || Report::Log(LogLine::new(LogLevel::Info, "hello"));
     match row {
-        "claim" => Change::Claim {
+        "claim" | "claim_overdue" => Change::Claim {
             worker_id: "w".to_owned(),
             heard_at: START,
             lease_until: LEASE_END,
@@ -160,8 +161,11 @@ fn job_in(state: JobState, row: &str) -> Job {
     fields.ended_at = state.is_terminal().then_some(START);
     let early = u64::from(row == "become_due_early");
     fields.stall_at = state.is_leased().then_some(STALL_AT);
-    let early_deadline = u64::from(row == "expire_early");
-    fields.deadline_at = Some(NOW.after(Duration::from_micros(early_deadline)));
+    fields.deadline_at = match row {
+        "expire" | "claim_overdue" => Some(NOW),
+        "expire_early" | "claim" => Some(NOW.after(Duration::from_micros(1))),
+        _ => None,
+    };
     fields.run_at = NOW.after(Duration::from_micros(early));
     Job::from_fields(fields)
 }
@@ -213,7 +217,7 @@ fn every_change_in_every_state_is_as_the_table_says() {
             pairs += 1;
         }
     }
-    assert_eq!(pairs, 30 * 9);
+    assert_eq!(pairs, 31 * 9);
 }
 
 fn check_traces(before: &Job, after: &Job, result: &Result<Applied, Refusal>, pair: &str) {

@@ -141,6 +141,21 @@ impl Attempts {
         }
     }
 
+    /// An attempt is over of which nobody could be told: it is left to the end of its lease.
+    pub(super) fn forget(&self, key: &JobKey, attempt: u32, job_type: &Name, now: Timestamp) {
+        let mut state = self.lock();
+        let state = &mut *state;
+        if state
+            .live
+            .get(key)
+            .is_some_and(|live| live.attempt == attempt)
+            && let Some(live) = state.live.remove(key)
+            && let Some(pace) = state.paces.get_mut(job_type)
+        {
+            pace.ended(now.since(live.began_at), now);
+        }
+    }
+
     /// Whether an attempt is one of them.
     pub(super) fn is_alive(&self, key: &JobKey, attempt: u32) -> bool {
         let state = self.lock();

@@ -150,19 +150,29 @@ impl JobQueue {
     pub async fn unblock(&self, queue: &Name, room: usize) -> Result<usize, Error> {
         let store = &self.shared.store;
         let (mut last, mut unblocked) = (None, 0);
-        while let Some((line, keys)) = store.next_blocked(queue, last.as_ref(), room).await? {
-            for some in keys.chunks(SWEEP_MAX) {
-                let entries = some.iter().map(|key| Entry::Change {
-                    key: key.clone(),
+        let mut entries = Vec::new();
+        loop {
+            let next = store.next_blocked(queue, last.as_ref(), room).await?;
+            let is_last = next.is_none();
+            if let Some((line, keys)) = next {
+                entries.extend(keys.into_iter().map(|key| Entry::Change {
+                    key,
                     change: Change::Unblock,
-                });
-                // One that went on, or was cancelled, in between refuses: fine.
-                let answers = self.change(entries.collect(), 0).await?;
-                unblocked += answers.iter().filter(|answer| is_done(answer)).count();
+                }));
+                last = Some(line);
             }
-            last = Some(line);
+            // Many short lines go in one commit, and a long one in several.
+            while entries.len() >= SWEEP_MAX || (is_last && !entries.is_empty()) {
+                let rest = entries.split_off(SWEEP_MAX.min(entries.len()));
+                // One that went on, or was cancelled, in between refuses: fine.
+                let answers = self.change(entries, 0).await?;
+                unblocked += answers.iter().filter(|answer| is_done(answer)).count();
+                entries = rest;
+            }
+            if is_last {
+                return Ok(unblocked);
+            }
         }
-        Ok(unblocked)
     }
 
     /// Ends attempts whose lease ended before `before`, by the steady clock, whoever holds it. Answers

@@ -1,6 +1,7 @@
 //! What is over and goes: because somebody asked, or because its time has come.
 
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
 
@@ -28,6 +29,15 @@ pub(super) struct Retention {
     /// Whoever ends sooner than this has to be seen. Microseconds.
     next: AtomicI64,
     changed: Notify,
+    /// The first job of a round in which none could be removed.
+    stuck: Mutex<Option<JobKey>>,
+}
+
+impl Retention {
+    fn stuck(&self) -> MutexGuard<'_, Option<JobKey>> {
+        // Nothing in here can be left half done by a panic.
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Default for Retention {
@@ -35,6 +45,7 @@ impl Default for Retention {
         Self {
             next: AtomicI64::new(i64::MAX),
             changed: Notify::new(),
+            stuck: Mutex::default(),
         }
     }
 }
@@ -104,6 +115,7 @@ impl JobQueue {
             retention.next.store(next.as_micros(), Ordering::Relaxed);
         }
         let found = due.keys.len();
+        let first = due.keys.first().cloned();
         let mut purge: Vec<Purge> = due.keys.into_iter().map(Purge::Job).collect();
         purge.push(Purge::Rest);
         let (reply, answer) = oneshot::channel();
@@ -111,13 +123,18 @@ impl JobQueue {
         let purged = answer.await.map_err(|_| Error::outcome_unknown())??;
         let gone = purged.iter().filter(|one| matches!(one, Purged::Job(_)));
         let jobs = gone.count();
-        if found > 0 && jobs == 0 {
+        // All of them may have been deleted in between; or they stay, and then nothing behind them is reached.
+        let stuck = (found > 0 && jobs == 0).then_some(first).flatten();
+        let stuck_before = std::mem::replace(&mut *retention.stuck(), stuck.clone());
+        if stuck.is_some() && stuck == stuck_before {
             let problem = format!("of {found} jobs whose time has come none could be removed");
             return Err(Error::internal(&problem));
         }
         Ok(Retired {
             jobs,
-            more: due.next.is_some_and(|next| next <= now) || purged.contains(&Purged::Rest),
+            more: stuck.is_some()
+                || due.next.is_some_and(|next| next <= now)
+                || purged.contains(&Purged::Rest),
             next: due.next,
         })
     }

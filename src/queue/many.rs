@@ -29,8 +29,10 @@ pub struct RetriedPage {
 /// Why a job that was found was not retried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Skipped {
-    /// It was retried before.
-    RetriedBefore,
+    /// It was retried before, and made this job.
+    RetriedBefore(JobId),
+    /// It cannot be retried any more.
+    NotRetryable,
     /// It was removed meanwhile.
     Gone,
 }
@@ -92,7 +94,7 @@ impl JobQueue {
         for job in jobs {
             let id = job.key.id;
             let answer = match job.detail.retried_by {
-                Some(_) => Err(Skipped::RetriedBefore),
+                Some(by) => Err(Skipped::RetriedBefore(by)),
                 None => outcome_of(answers.next().ok_or_else(Error::outcome_unknown)?)?,
             };
             match answer {
@@ -130,7 +132,12 @@ impl JobQueue {
                 Ok(purged) => {
                     let gone = purged.iter().filter(|one| matches!(one, Purged::Job(_)));
                     page.deleted += gone.count();
-                    last = jobs.last().map(|job| job.key.id);
+                    last = jobs[..purged.len()].last().map(|job| job.key.id).or(last);
+                    if purged.len() < jobs.len() {
+                        // It could not go on: the next call says why.
+                        through = last;
+                        break;
+                    }
                 }
                 Err(error) => {
                     through = Some(last.ok_or(error)?);
@@ -165,7 +172,8 @@ impl JobQueue {
 fn outcome_of(answer: Result<(Arc<Job>, bool), Error>) -> Result<Result<JobId, Skipped>, Error> {
     match answer {
         Ok((new, false)) => Ok(Ok(new.key.id)),
-        Ok((_, true)) | Err(Error::Precondition(_)) => Ok(Err(Skipped::RetriedBefore)),
+        Ok((new, true)) => Ok(Err(Skipped::RetriedBefore(new.key.id))),
+        Err(Error::Precondition(_)) => Ok(Err(Skipped::NotRetryable)),
         Err(Error::NotFound { .. }) => Ok(Err(Skipped::Gone)),
         Err(error) => Err(error),
     }

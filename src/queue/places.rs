@@ -16,7 +16,16 @@ pub struct Places {
 struct Free {
     open: bool,
     overall: usize,
-    by_type: HashMap<Name, usize>,
+    /// Given back since the round began.
+    returned: usize,
+    by_type: HashMap<Name, OfType>,
+}
+
+#[derive(Debug)]
+struct OfType {
+    free: usize,
+    /// Given back since the round began.
+    returned: usize,
 }
 
 impl Places {
@@ -25,21 +34,39 @@ impl Places {
         let free = Free {
             open: true,
             overall,
-            by_type: by_type.into_iter().collect(),
+            returned: 0,
+            by_type: by_type
+                .into_iter()
+                .map(|(name, free)| (name, OfType { free, returned: 0 }))
+                .collect(),
         };
         Self {
             free: Arc::new(Mutex::new(free)),
         }
     }
 
-    /// Takes a place for a job of the type, if there is one.
+    /// Begins a round: what was given back until now may be taken in it. What is given back later waits for
+    /// the next one, so that nobody gets it before those who waited when it was not there.
+    pub(super) fn begin_round(&self) {
+        let mut free = self.lock();
+        let free = &mut *free;
+        if free.returned == 0 {
+            return;
+        }
+        free.overall += std::mem::take(&mut free.returned);
+        for of_type in free.by_type.values_mut() {
+            of_type.free += std::mem::take(&mut of_type.returned);
+        }
+    }
+
+    /// Takes a place for a job of the type, if there was one when the round began.
     pub fn take(&self, job_type: &Name) -> bool {
         let mut free = self.lock();
         let free = &mut *free;
         match free.by_type.get_mut(job_type) {
-            Some(of_type) if free.open && free.overall > 0 && *of_type > 0 => {
+            Some(of_type) if free.open && free.overall > 0 && of_type.free > 0 => {
                 free.overall -= 1;
-                *of_type -= 1;
+                of_type.free -= 1;
                 true
             }
             _ => false,
@@ -50,7 +77,7 @@ impl Places {
     pub(super) fn free_for(&self, job_type: &Name) -> usize {
         let free = self.lock();
         match free.by_type.get(job_type) {
-            Some(of_type) if free.open => free.overall.min(*of_type),
+            Some(of_type) if free.open => free.overall.min(of_type.free),
             _ => 0,
         }
     }
@@ -61,12 +88,21 @@ impl Places {
         free.open && free.overall > 0
     }
 
-    /// Gives a place back.
-    pub fn give_back(&self, job_type: &Name) {
+    /// Undoes a take of this very round.
+    pub(super) fn put_back(&self, job_type: &Name) {
         let mut free = self.lock();
         free.overall += 1;
         if let Some(of_type) = free.by_type.get_mut(job_type) {
-            *of_type += 1;
+            of_type.free += 1;
+        }
+    }
+
+    /// Gives a place back, for the next round.
+    pub fn give_back(&self, job_type: &Name) {
+        let mut free = self.lock();
+        free.returned += 1;
+        if let Some(of_type) = free.by_type.get_mut(job_type) {
+            of_type.returned += 1;
         }
     }
 
@@ -78,5 +114,28 @@ impl Places {
     fn lock(&self) -> MutexGuard<'_, Free> {
         // Nothing in here can be left half done by a panic.
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_given_back_in_a_round_is_for_the_next_one() {
+        let name = Name::of("x");
+        let places = Places::new(1, [(name.clone(), 1)]);
+        places.begin_round();
+        assert!(places.take(&name));
+        places.give_back(&name);
+        assert!(
+            !places.take(&name) && !places.any_free(),
+            "somebody may wait for it"
+        );
+        places.begin_round();
+        assert_eq!(places.free_for(&name), 1);
+        assert!(places.take(&name));
+        places.put_back(&name);
+        assert!(places.take(&name), "it was never gone");
     }
 }

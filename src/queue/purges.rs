@@ -74,11 +74,17 @@ impl PurgeLine {
         let mut asked = self.next().len();
         let error = Error::from(error.clone());
         while asked > 0
-            && let Some(Waiting { left, reply, .. }) = self.0.pop_front()
+            && let Some(Waiting { left, done, reply }) = self.0.pop_front()
         {
             asked = asked.saturating_sub(left.len());
+            // What was removed in transactions before this one is removed.
+            let answer = if done.is_empty() {
+                Err(error.clone())
+            } else {
+                Ok(done)
+            };
             // Whoever asked may be gone: fine.
-            let _ = reply.send(Err(error.clone()));
+            let _ = reply.send(answer);
         }
     }
 }

@@ -256,7 +256,10 @@ impl JobQueue {
         if of_keys && after >= before {
             // Nobody else would: what waits for others with its key goes on when one of them ends. Where it
             // was set before, too: whoever repeats a call that failed here wants no less.
-            self.unblock(queue, after).await?;
+            let (this, queue) = (self.clone(), queue.clone());
+            // In a task of its own: it goes on where the caller does not wait for it.
+            let unblocked = tokio::spawn(async move { this.unblock(&queue, after).await });
+            unblocked.await.map_err(|error| Error::internal(&error))??;
         }
         Ok(())
     }

@@ -161,6 +161,11 @@ pub(super) fn not_taken(tenant: &Name, why: NotTaken) -> Error {
     match why {
         NotTaken::KeyReused(id) => Error::KeyReused { id },
         NotTaken::UniqueTaken(id) => Error::UniqueTaken { id },
+        NotTaken::NoRoom { room, asked } if asked > room.max => {
+            let max = room.max;
+            let problem = format!("has {asked} new jobs; at most {max} of a tenant may wait");
+            Error::invalid("requests", problem)
+        }
         NotTaken::NoRoom { room, asked } => {
             Error::waiting_full(tenant.clone(), room.waiting, asked, room.max)
         }

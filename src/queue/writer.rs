@@ -359,7 +359,13 @@ impl Writer {
                     waits.extend(jobs.iter().map(|new| new.spec.job_type.clone()));
                     continue;
                 }
-                Entry::Check(_) | Entry::Retry { .. } | Entry::Change { .. } => continue,
+                // Of these, some let a job wait of a type that is not known here.
+                Entry::Retry { .. }
+                | Entry::Change {
+                    change: Change::BecomeDue | Change::Unblock,
+                    ..
+                } => break,
+                Entry::Check(_) | Entry::Change { .. } => continue,
             };
             let job_type = &new.spec.job_type;
             if new.run_at(wall) > wall || waits.contains(job_type) {

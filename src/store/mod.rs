@@ -567,6 +567,8 @@ pub struct TenantLog {
     pub more: bool,
     /// The highest position at which an event of the tenant was purged; 0 where none ever was.
     pub purged_through: i64,
+    /// How often events of the tenant were purged: rises with every purge, also with one further back.
+    pub purges: i64,
 }
 
 /// A segment and where it stands among all.

@@ -80,12 +80,15 @@ pub(super) async fn run(
     tracing::debug!(job = %job.key.id, attempt = job.attempt, "attempt begins");
     // In a task of its own: storing what it tells must not hold it up.
     let work = tokio::spawn(executor.run(attempt));
+    let told_of = running.lease.clone();
     let ended = running.until_end(work).await;
     places.give_back(&job.spec.job_type);
     match ended {
         Some(ended) => ended.store(&queue, &hand_back).await,
         None => queue.wake().await,
     }
+    // Where its end could not be stored, its lease ends it.
+    queue.abandon(&told_of, &job.spec.job_type);
     tracing::debug!(job = %job.key.id, attempt = job.attempt, "attempt ended");
 }
 
@@ -334,7 +337,7 @@ async fn overdue(stop: StopSignal, hand_back: CancellationToken, grace: Grace) {
 
 /// How an attempt went, given why it was told to stop, if it was.
 fn decided(outcome: Outcome, cause: Option<StopCause>) -> Outcome {
-    match (cause, outcome) {
+    match (cause, with_a_result_that_fits(outcome)) {
         (Some(StopCause::RunTimeout), outcome) => Outcome::Failed(timed_out(
             "RUN_TIMEOUT",
             "the attempt ran longer than its run timeout",
@@ -356,14 +359,21 @@ fn decided(outcome: Outcome, cause: Option<StopCause>) -> Outcome {
             )
             .with_code(ErrorCode::Cancelled),
         ),
-        (None, Outcome::Succeeded(Some(result))) => match result.check_size() {
-            Ok(()) => Outcome::Succeeded(Some(result)),
-            Err(problem) => Outcome::Failed(JobError::permanent(
-                "RESULT_INVALID",
-                format!("the result {problem}"),
-            )),
-        },
         (None, outcome) => outcome,
+    }
+}
+
+fn with_a_result_that_fits(outcome: Outcome) -> Outcome {
+    let problem = match &outcome {
+        Outcome::Succeeded(Some(result)) => result.check_size().err(),
+        _ => None,
+    };
+    match problem {
+        Some(problem) => Outcome::Failed(JobError::permanent(
+            "RESULT_INVALID",
+            format!("the result {problem}"),
+        )),
+        None => outcome,
     }
 }
 

@@ -255,6 +255,7 @@ async fn dead_letters_are_found_retried_and_deleted_by_one_filter() {
     let before = Skipped {
         job_id: bad[1].clone(),
         reason: "NOT_RETRYABLE".to_owned(),
+        new_job_id: by_hand.job.clone().unwrap_or_default().job_id,
     };
     assert_eq!(skipped, [before]);
     let old: Vec<_> = retried.iter().map(|one| one.job_id.clone()).collect();

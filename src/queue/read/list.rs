@@ -125,7 +125,7 @@ pub fn check_page_size(size: i32) -> Result<usize, String> {
 /// How much of a page a job takes at most.
 pub(in crate::queue) fn snapshot_bytes(snapshot: &JobSnapshot) -> usize {
     /// Its id, times and numbers, and what stands before each field and its length.
-    const FIXED: usize = 600;
+    const FIXED: usize = 800;
     /// What stands before a label or a piece of metadata, its name and its value.
     const ENTRY: usize = 16;
     let job = &snapshot.job;
@@ -145,7 +145,13 @@ pub(in crate::queue) fn snapshot_bytes(snapshot: &JobSnapshot) -> usize {
     };
     let names = [&job.key.tenant, &spec.job_type, &spec.queue];
     let names: usize = names.into_iter().map(|name| name.as_str().len()).sum();
-    let key = spec.idempotency_key.as_ref().map_or(0, String::len);
+    let key = spec.idempotency_key.as_ref().map_or(0, String::len)
+        + spec
+            .concurrency_key
+            .as_ref()
+            .map_or(0, |key| key.as_str().len());
+    let reasons = spec.retry_policy.non_retryable_reasons.iter();
+    let reasons: usize = reasons.map(|reason| reason.len() + ENTRY).sum();
     let cancel = detail.cancel_reason.len() + detail.worker_id.len();
     let progress = detail.progress.as_ref().map_or(0, |progress| {
         progress.unit.len() + progress.phase.len() + progress.message.len()
@@ -154,7 +160,7 @@ pub(in crate::queue) fn snapshot_bytes(snapshot: &JobSnapshot) -> usize {
         let texts = error.reason.len() + error.message.len() + error.detail.len();
         texts + entries(&error.metadata)
     });
-    FIXED + payloads + entries(&spec.labels) + names + key + cancel + progress + error
+    FIXED + payloads + entries(&spec.labels) + names + key + reasons + cancel + progress + error
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ impl JobQueue {
     /// Waits for the end of a job, or for any newer event if asked, or until the time is up.
     ///
     /// # Errors
-    /// [`Error::Invalid`], [`Error::NotFound`], [`Precondition::SequenceAhead`], [`Error::Exhausted`].
+    /// [`Error::Invalid`], [`Error::NotFound`], [`Precondition::SequenceAhead`](crate::error::Precondition::SequenceAhead), [`Error::Exhausted`].
     pub async fn wait(
         &self,
         key: &JobKey,

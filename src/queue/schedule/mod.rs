@@ -201,6 +201,7 @@ impl Schedule {
     /// Looks at no more lanes than it serves, and at the first of those that could be.
     pub(super) fn offer(&mut self, places: &Places, now: Timestamp) -> Offer {
         let mut offer = Offer::default();
+        places.begin_round();
         // Most commits come while the pool is full, or while nothing waits.
         if self.lanes.is_empty() || !places.any_free() {
             return offer;
@@ -220,7 +221,7 @@ impl Schedule {
             }
             match self.next_lane(&job_type, &offer, now) {
                 Some(lane) => self.serve(lane, &tenant, &mut offer),
-                None => places.give_back(&job_type),
+                None => places.put_back(&job_type),
             }
         }
         offer

@@ -25,7 +25,7 @@ struct EndedJob {
 pub(super) struct Part {
     pub(super) jobs: Vec<JobSnapshot>,
     /// Jobs that were purged in the meantime.
-    pub(super) purged: Vec<JobId>,
+    pub(super) purged: Option<JobId>,
 }
 
 /// Those that were not given, in the order of their ends.
@@ -92,12 +92,18 @@ impl Ended {
             if full {
                 break;
             }
-            self.part_len += 1;
-            self.part_bytes += bytes;
             match snapshot {
                 Some(snapshot) => self.part.jobs.push(snapshot),
-                None => self.part.purged.push(ended.job.key.id),
+                // Alone, so that no cursor is beyond it before it is said.
+                None if self.part_len > 0 => break,
+                None => {
+                    self.part.purged = Some(ended.job.key.id);
+                    self.part_len = 1;
+                    break;
+                }
             }
+            self.part_len += 1;
+            self.part_bytes += bytes;
         }
         for given in self.waiting.drain(..self.part_len) {
             self.payload_bytes -= given.payloads.map_or(0, |payloads| payloads.bytes());

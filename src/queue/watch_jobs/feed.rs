@@ -105,6 +105,13 @@ impl Feed {
         self.ready.pop_front();
     }
 
+    /// Leaves out everything up to a position, and goes on behind it with the log.
+    pub(super) fn skip_to(&mut self, position: i64) {
+        self.ready.clear();
+        self.looked = self.looked.max(position);
+        self.behind = true;
+    }
+
     pub(super) fn is_behind(&self) -> bool {
         self.behind
     }

@@ -1,8 +1,8 @@
 //! What a watch of many jobs can no longer show, said out loud.
 //!
-//! The store knows up to which position a tenant's events were ever purged, not whose they were. So who is
-//! ahead of that has missed nothing, and who is not may have: of jobs asked for by their ids it is found out,
-//! of others it is said as it is.
+//! The store knows up to which position a tenant's events were ever purged, and how often, not whose they
+//! were. So who is ahead of that, or has looked since the last time, has missed nothing, and who is not may
+//! have: of jobs asked for by their ids it is found out, of others it is said as it is.
 
 use std::sync::Arc;
 
@@ -17,29 +17,31 @@ impl EventStream {
     pub(super) async fn read_log(&mut self) -> Result<(), Error> {
         let before = self.feed.taken();
         let log = self.feed.read().await?;
-        let purged_through = log.purged_through;
-        if purged_through > before.max(self.gaps_through) {
+        // Whatever was purged since it was last looked for, also further back than other things before.
+        if log.purges > self.gaps_seen && log.purged_through > before {
             if !self.has_given_all() {
                 // It goes before the gap, which is found again.
                 return Ok(());
             }
             self.look_for_purged = self.pending.is_some();
-            self.find_gaps(purged_through).await?;
-            if !self.gaps.is_empty() {
-                return Ok(());
+            if self.feed.filter.ids.is_empty() {
+                // One gap, which goes before what was read: so that a purge that goes on holds nothing up.
+                self.gaps.push_back((JobsGap::UNKNOWN, log.purges));
+            } else {
+                self.find_gaps(log.purges).await?;
+                if !self.gaps.is_empty() {
+                    return Ok(());
+                }
+                self.gaps_seen = log.purges;
             }
-            self.gaps_through = purged_through;
         }
         self.feed.absorb(log);
         Ok(())
     }
 
-    async fn find_gaps(&mut self, purged_through: i64) -> Result<(), Error> {
+    /// Of jobs that are asked for by their ids: which are gone, or have lost the front of their logs.
+    async fn find_gaps(&mut self, purges: i64) -> Result<(), Error> {
         let filter = Arc::clone(&self.feed.filter);
-        if filter.ids.is_empty() {
-            self.gaps.push_back((JobsGap::UNKNOWN, purged_through));
-            return Ok(());
-        }
         let mut found = Vec::new();
         for id in &filter.ids {
             match self.first_sequence(*id).await? {
@@ -57,8 +59,8 @@ impl EventStream {
         let last = found.len().saturating_sub(1);
         for (index, (id, sequences)) in found.into_iter().enumerate() {
             // Who is cut between two of them hears of all again.
-            let through = if index == last { purged_through } else { 0 };
-            self.tell_gap_of(id, sequences, through);
+            let seen = if index == last { purges } else { 0 };
+            self.tell_gap_of(id, sequences, seen);
         }
         Ok(())
     }
@@ -75,7 +77,7 @@ impl EventStream {
 
     /// Says that events of a job are missing: those with these sequences, or, without them, all that were
     /// not given, because it was purged.
-    pub(super) fn tell_gap_of(&mut self, id: JobId, sequences: Option<(i64, i64)>, through: i64) {
+    pub(super) fn tell_gap_of(&mut self, id: JobId, sequences: Option<(i64, i64)>, seen: i64) {
         if sequences.is_none() {
             self.fronts.insert(id, i64::MAX);
             if let Some(pending) = &mut self.pending {
@@ -86,7 +88,7 @@ impl EventStream {
             job: Some(id),
             sequences,
         };
-        self.gaps.push_back((gap, through));
+        self.gaps.push_back((gap, seen));
     }
 
     /// Finds out which of the jobs that are not over are gone: their ends will not come any more.
@@ -103,7 +105,7 @@ impl EventStream {
         }
         self.look_for_purged = false;
         for id in gone {
-            self.tell_gap_of(id, None, self.gaps_through);
+            self.tell_gap_of(id, None, self.gaps_seen);
         }
         Ok(())
     }

@@ -162,7 +162,7 @@ pub(super) struct RollUpStream {
     /// There the counts are of one moment.
     whole_at: i64,
     counts: Counts,
-    gaps_through: i64,
+    gaps_seen: i64,
     /// No job was there although they were asked for by their ids.
     missing: Vec<JobId>,
     told: Option<RollUp>,
@@ -188,7 +188,7 @@ impl RollUpStream {
             counted: HashMap::new(),
             whole_at: 0,
             counts: Counts::default(),
-            gaps_through: 0,
+            gaps_seen: 0,
             missing: Vec::new(),
             told: None,
             counted_more: true,
@@ -308,9 +308,12 @@ impl RollUpStream {
 
     async fn read_log(&mut self) -> Result<(), Error> {
         let log = self.feed.read().await?;
-        if log.purged_through > self.feed.taken().max(self.gaps_through) {
+        if log.purges > self.gaps_seen && log.purged_through > self.feed.taken() {
             // Jobs may have ended and gone without being counted.
-            self.gaps_through = log.purged_through;
+            self.gaps_seen = log.purges;
+            // All is counted anew from here, as at the beginning: what lies before is in the rows.
+            let head = self.feed.queue.shared.store.head().await?;
+            self.feed.skip_to(head);
             let jobs = Jobs::new(Arc::clone(&self.feed.filter), false);
             self.opening = Some((jobs, self.feed.taken()));
             self.counted_more = true;
@@ -350,7 +353,7 @@ impl RollUpStream {
         let cursor = Cursor {
             events: self.told_through,
             finished: self.told_through,
-            gaps: self.gaps_through,
+            gaps: self.gaps_seen,
         };
         let cursor = self.told.is_some().then(|| self.key.encode(cursor));
         JobsMessage {

@@ -41,8 +41,8 @@ pub(super) struct EventStream {
     pub(super) told_cursor: bool,
     /// What the watch resumes from.
     pub(super) resumed: Cursor,
-    /// What was purged up to this position was said to be missing.
-    pub(super) gaps_through: i64,
+    /// Purges of the tenant that were looked for, and said where something is missing.
+    pub(super) gaps_seen: i64,
     /// Gaps that go before anything else, and what is said to be missing with each.
     pub(super) gaps: VecDeque<(JobsGap, i64)>,
     /// Where the watch ends with its jobs: up to which sequence each was given or said to be missing, as far
@@ -78,7 +78,7 @@ impl EventStream {
             whole: after.is_some(),
             told_cursor: after.is_some(),
             resumed: after.unwrap_or_default(),
-            gaps_through: after.map_or(0, |after| after.gaps),
+            gaps_seen: after.map_or(0, |after| after.gaps),
             gaps: VecDeque::new(),
             fronts: HashMap::new(),
             batch: Batch::default(),
@@ -107,8 +107,8 @@ impl EventStream {
             if self.finished {
                 return Ok(None);
             }
-            if let Some((gap, through)) = self.gaps.pop_front() {
-                self.gaps_through = self.gaps_through.max(through);
+            if let Some((gap, seen)) = self.gaps.pop_front() {
+                self.gaps_seen = self.gaps_seen.max(seen);
                 return Ok(Some(self.message(JobsContent::Gap(gap))));
             }
             if self.feed.queue.shared.draining.is_cancelled() {
@@ -172,7 +172,7 @@ impl EventStream {
         Cursor {
             events,
             finished: finished.into_iter().flatten().min().unwrap_or_default(),
-            gaps: self.gaps_through,
+            gaps: self.gaps_seen,
         }
     }
 
@@ -327,8 +327,8 @@ impl EventStream {
     async fn give_ended(&mut self) -> Result<Option<JobsMessage>, Error> {
         let store = Arc::clone(&self.feed.queue.shared.store);
         let part = self.ended.next_part(&*store).await?;
-        for id in part.purged {
-            self.tell_gap_of(id, None, self.gaps_through);
+        if let Some(id) = part.purged {
+            self.tell_gap_of(id, None, self.gaps_seen);
         }
         if part.jobs.is_empty() {
             return Ok(None);

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use crate::job::name::{ConcurrencyKey, JobId, JobKey, Name};
 use crate::job::{NewJob, Payloads};
 use crate::store::memory::tables::{Tables, unique_place, with_id};
-use crate::store::plan::{BESIDE_BYTES_MAX, BlockedHeads, KeyRoom, Known, SET_ASIDE_MAX};
-use crate::store::{BlockedLine, Claimed, Demand, Entry, Group};
+use crate::store::plan::{
+    BESIDE_BYTES_MAX, BlockedHeads, Candidate, KeyRoom, Known, SET_ASIDE_MAX,
+};
+use crate::store::{BlockedLine, Demand, Entry, Group};
 
 impl Tables {
     pub(super) fn read(&self, group: &Group) -> Known {
@@ -26,8 +28,14 @@ impl Tables {
         }
         let in_place: usize = known.uniques.values().map(Vec::len).sum();
         self.know_blocked(group.entries.len() + in_place, &mut known);
+        let mut set_aside = 0;
         for demand in &group.demand {
-            self.lane_heads(demand, &group.key_limits, &mut known.candidates);
+            self.lane_heads(
+                demand,
+                &group.key_limits,
+                &mut set_aside,
+                &mut known.candidates,
+            );
         }
         known
     }
@@ -138,26 +146,27 @@ impl Tables {
         &self,
         demand: &Demand,
         key_limits: &BTreeMap<Name, usize>,
-        heads: &mut Vec<Claimed>,
+        set_aside: &mut usize,
+        heads: &mut Vec<Candidate>,
     ) {
         let lane = &demand.lane;
         let mut room = KeyRoom::new(&self.keys_running, lane, key_limits);
-        let (mut claimable, mut set_aside) = (0, 0);
+        let mut claimable = 0;
         for (_, _, id) in self.ready.get(lane).into_iter().flatten() {
-            if claimable == demand.places || set_aside == SET_ASIDE_MAX {
+            if claimable == demand.places || *set_aside == SET_ASIDE_MAX {
                 break;
             }
             let Some(row) = self.jobs.get(&with_id(&lane.tenant, *id)) else {
                 continue;
             };
-            heads.push(Claimed {
+            heads.push(Candidate {
                 job: Arc::clone(&row.job),
-                payloads: Payloads::clone(&row.payloads),
+                payloads: Some(Payloads::clone(&row.payloads)),
             });
             if room.take(row.job.spec.concurrency_key.clone()) {
                 claimable += 1;
             } else {
-                set_aside += 1;
+                *set_aside += 1;
             }
         }
     }

@@ -95,11 +95,14 @@ impl Tables {
     }
 
     pub(super) fn log_after(&self, range: &TenantRange) -> TenantLog {
+        let purged = self.purged.get(&range.tenant).copied();
+        let (purged_through, purges) = purged.unwrap_or_default();
         let mut log = TenantLog {
             segments: Vec::new(),
             through: range.after,
             more: false,
-            purged_through: self.purged.get(&range.tenant).copied().unwrap_or(0),
+            purged_through,
+            purges,
         };
         // The segment that holds the next event may begin before it.
         let next = range.after.saturating_add(1);
@@ -107,22 +110,23 @@ impl Tables {
         let begins = begins.map_or(next, |(position, _)| *position);
         let (mut looked_at, mut events, mut bytes) = (0, 0, 0);
         for (position, (key, segment)) in self.segments.range(begins..) {
+            let last = position + segment.len() as i64 - 1;
+            if last <= range.after {
+                continue;
+            }
             let full = events >= range.events.max(1) || bytes >= range.bytes.max(1);
             if full || looked_at == range.segments.max(1) {
                 log.more = true;
                 return log;
             }
             looked_at += 1;
-            let last = position + segment.len() as i64 - 1;
             log.through = log.through.max(last);
             if key.tenant != range.tenant {
                 continue;
             }
             events += segment.len();
             bytes += segment.body().len();
-            if last > range.after
-                && let Some(row) = self.jobs.get(key)
-            {
+            if let Some(row) = self.jobs.get(key) {
                 log.segments.push(PlacedSegment {
                     position: *position,
                     job: Arc::clone(&row.job),

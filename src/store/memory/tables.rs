@@ -44,8 +44,8 @@ pub(super) struct Tables {
     pub(super) settings: BTreeMap<(SettingKind, Name), String>,
     /// The segments of all jobs, by the position of their first events.
     pub(super) segments: BTreeMap<i64, (JobKey, Arc<Segment>)>,
-    /// The highest position at which an event of each tenant was purged.
-    pub(super) purged: HashMap<Name, i64>,
+    /// The highest position at which an event of each tenant was purged, and how often any was.
+    pub(super) purged: HashMap<Name, (i64, i64)>,
     pub(super) next_position: i64,
     pub(super) secret: [u8; 32],
 }
@@ -351,12 +351,12 @@ impl Tables {
     }
 
     fn drop_segments(&mut self, tenant: &Name, segments: Vec<(i64, Arc<Segment>)>) {
+        let (mut through, purges) = self.purged.get(tenant).copied().unwrap_or_default();
         for (position, segment) in segments {
             self.segments.remove(&position);
-            let last = position + segment.len() as i64 - 1;
-            let purged = self.purged.entry(tenant.clone()).or_default();
-            *purged = last.max(*purged);
+            through = through.max(position + segment.len() as i64 - 1);
         }
+        self.purged.insert(tenant.clone(), (through, purges + 1));
     }
 }
 

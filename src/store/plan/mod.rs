@@ -7,7 +7,7 @@ mod keys;
 mod submit;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::job::name::{ConcurrencyKey, JobKey, Lane, Name};
@@ -48,7 +48,15 @@ pub(super) struct Known {
     pub(super) blocked: HashMap<ConcurrencyKey, BlockedHeads>,
     /// The heads of the lanes in demand, each lane in its own order: as many as are in demand, beside
     /// those that have to wait for others.
-    pub(super) candidates: Vec<Claimed>,
+    pub(super) candidates: Vec<Candidate>,
+}
+
+/// A job that could be claimed.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    pub(super) job: Arc<Job>,
+    /// What an attempt needs; `None` where it was only read to be set aside.
+    pub(super) payloads: Option<Payloads>,
 }
 
 /// Tenant, type and unique key.
@@ -130,6 +138,11 @@ pub(super) fn plan(group: Group, known: Known, next_position: i64, running: &Key
         terms: group.terms,
         room: group.room,
         gate: KeyGate::new(running, group.key_limits, known.blocked),
+        contested: known
+            .candidates
+            .iter()
+            .filter_map(|candidate| candidate.job.concurrency_key())
+            .collect(),
         now: group.now,
     };
     let replies: Vec<Pending> = group
@@ -155,6 +168,8 @@ struct Planner<'a> {
     terms: ClaimTerms,
     room: HashMap<Name, WaitingRoom>,
     gate: KeyGate<'a>,
+    /// Concurrency keys of jobs that wait and could be claimed now.
+    contested: HashSet<ConcurrencyKey>,
     now: Timestamp,
 }
 
@@ -277,8 +292,8 @@ impl Planner<'_> {
 
     /// Claims from the lanes, and sets aside on the way what has to wait for others with its concurrency
     /// key. What this group has touched waits for the next one: its row was read before the change.
-    fn claim(&mut self, mut candidates: Vec<Claimed>, demand: &[Demand]) {
-        let has_key = |candidate: &Claimed| candidate.job.spec.concurrency_key.is_some();
+    fn claim(&mut self, mut candidates: Vec<Candidate>, demand: &[Demand]) {
+        let has_key = |candidate: &Candidate| candidate.job.spec.concurrency_key.is_some();
         if candidates.iter().any(has_key) {
             // Jobs of several lanes may share a key: whoever is first of all of them has it.
             let rank = |job: &Job| (Reverse(job.spec.priority), job.run_at, job.key.id);
@@ -288,6 +303,7 @@ impl Planner<'_> {
             .iter()
             .map(|demand| (&demand.lane, demand.places))
             .collect();
+        let mut left_for_next = HashSet::new();
         for candidate in candidates {
             let lane = candidate.job.lane();
             let Some(left) = places.get_mut(&lane).filter(|left| **left > 0) else {
@@ -296,17 +312,29 @@ impl Planner<'_> {
             if self.index.contains_key(&candidate.job.key) {
                 continue;
             }
-            let room = self.gate.room(candidate.job.concurrency_key().as_ref());
-            // The next group sees who comes first.
-            if room == Room::Promised {
+            let Candidate { job, payloads } = candidate;
+            if job.is_overdue(self.now) {
+                let index = self.add(Arc::unwrap_or_clone(job), None);
+                // It waits, and its time is over: what is not refused is done.
+                let _ = self.apply(index, Change::Expire);
                 continue;
             }
-            let job = Arc::unwrap_or_clone(candidate.job);
-            let index = self.add(job, small(&candidate.payloads));
-            match room {
-                Room::Free if self.claim_one(index, candidate.payloads) => *left -= 1,
-                Room::Free | Room::Promised => {}
-                Room::None => {
+            let key = job.concurrency_key();
+            if key.as_ref().is_some_and(|key| left_for_next.contains(key)) {
+                continue;
+            }
+            match (self.gate.room(key.as_ref()), payloads) {
+                (Room::Free, Some(payloads)) => {
+                    let index = self.add(Arc::unwrap_or_clone(job), small(&payloads));
+                    if self.claim_one(index, payloads) {
+                        *left -= 1;
+                    }
+                }
+                // The next group sees who comes first, and reads what it needs: nobody overtakes it here.
+                (Room::Promised, _) => {}
+                (Room::Free, None) => left_for_next.extend(key),
+                (Room::None, _) => {
+                    let index = self.add(Arc::unwrap_or_clone(job), None);
                     // It waits for its turn: what is not refused is done.
                     let _ = self.apply(index, Change::Hold);
                 }

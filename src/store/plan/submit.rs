@@ -27,10 +27,14 @@ impl Planner<'_> {
     pub(super) fn submit(&mut self, new: NewJob, hand_over: bool) -> Pending {
         let standing = self.standing(&new);
         // One that has to wait for others with its concurrency key stays QUEUED, and is set aside by the
-        // next group: who ends later in this one would not find it.
+        // next group: who ends later in this one would not find it. And whoever waited with the key already,
+        // and could go on now, was there before.
+        let key = new.concurrency_key();
+        let is_contested = key.as_ref().is_some_and(|key| self.contested.contains(key));
         let hand_over = hand_over
             && new.run_at(self.now) <= self.now
-            && self.gate.room(new.concurrency_key().as_ref()) == Room::Free;
+            && !is_contested
+            && self.gate.room(key.as_ref()) == Room::Free;
         // What is handed over does not wait.
         let waits = usize::from(!hand_over);
         let more = match &standing {

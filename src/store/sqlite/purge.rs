@@ -45,9 +45,10 @@ delete from segments where tenant = ?1 and job_id = ?2 and first_sequence <= ?3"
 
 /// How far into a tenant's log holes reach. Not an upsert: SQLite opens a table of its own for each.
 pub(super) const MOVE_PURGED: &str = "
-update purged set position = max(position, ?2) where tenant = ?1";
+update purged set position = max(position, ?2), purges = purges + 1 where tenant = ?1";
 
-pub(super) const INSERT_PURGED: &str = "insert into purged (tenant, position) values (?1, ?2)";
+pub(super) const INSERT_PURGED: &str =
+    "insert into purged (tenant, position, purges) values (?1, ?2, 1)";
 
 /// What the newest segments were may not be seen in the table any more: their positions are never given
 /// again all the same.

@@ -154,7 +154,8 @@ pub(super) const LOG_AFTER: &str = concat!(
          (select count(*) from part) = $3 or (select count(*) from part) < (
              select count(*) from looked_at),
          (select value from meta where name = 'next_position') - 1,
-         (select position from purged where tenant = $1)
+         (select position from purged where tenant = $1),
+         (select purges from purged where tenant = $1)
      from (select 1)
          left join part p on p.tenant = $1
          left join segments s on s.first_position = p.first_position
@@ -333,6 +334,7 @@ pub(super) async fn log_after(
         through: range.after,
         more: false,
         purged_through: 0,
+        purges: 0,
     };
     let mut jobs: HashMap<JobId, Arc<Job>> = HashMap::new();
     for row in &rows {
@@ -346,6 +348,7 @@ pub(super) async fn log_after(
         };
         log.through = log.through.max(looked_at).max(noted);
         log.purged_through = row.number(PLACE + 4)?.unwrap_or(0);
+        log.purges = row.number(PLACE + 5)?.unwrap_or(0);
         let Some(segment) = rows::segment(row, JOB_COLUMNS)? else {
             continue;
         };

@@ -14,12 +14,13 @@ use crate::job::payload::{Content, Payload};
 use crate::job::time::Timestamp;
 use crate::job::{Change, Job, JobSnapshot, JobState, NewJob, Payloads};
 use crate::store::plan::{
-    BlockedHeads, KeyRoom, KeysRunning, Known, Plan, Role, SET_ASIDE_MAX, UniquePlace, plan,
+    BlockedHeads, Candidate, KeyRoom, KeysRunning, Known, Plan, Role, SET_ASIDE_MAX, UniquePlace,
+    plan,
 };
 use crate::store::sqlite::errors::write_error;
 use crate::store::sqlite::read;
 use crate::store::sqlite::rows::{self, Columns};
-use crate::store::{Claimed, Committed, Demand, Entry, Group, Published, StoreError};
+use crate::store::{Committed, Demand, Entry, Group, Published, StoreError};
 
 /// The write connection and what its only user may remember.
 #[derive(Debug)]
@@ -231,8 +232,14 @@ impl Writer {
             }
         }
         self.know_blocked(&wanted.may_end, &mut known)?;
+        let mut set_aside = 0;
         for demand in &group.demand {
-            self.lane_heads(demand, &group.key_limits, &mut known.candidates)?;
+            self.lane_heads(
+                demand,
+                &group.key_limits,
+                &mut set_aside,
+                &mut known.candidates,
+            )?;
         }
         Ok(known)
     }
@@ -364,10 +371,11 @@ impl Writer {
         &mut self,
         demand: &Demand,
         key_limits: &BTreeMap<Name, usize>,
-        heads: &mut Vec<Claimed>,
+        set_aside: &mut usize,
+        heads: &mut Vec<Candidate>,
     ) -> Result<(), StoreError> {
         let lane = &demand.lane;
-        for id in self.first_ids(demand, key_limits)? {
+        for (id, is_claimable) in self.first_ids(demand, key_limits, set_aside)? {
             let key = JobKey {
                 tenant: lane.tenant.clone(),
                 id,
@@ -376,11 +384,11 @@ impl Writer {
                 Some(Remembered {
                     job,
                     beside: Some(payloads),
-                }) => heads.push(Claimed {
+                }) => heads.push(Candidate {
                     job,
-                    payloads: Arc::unwrap_or_clone(payloads),
+                    payloads: Some(Arc::unwrap_or_clone(payloads)),
                 }),
-                Some(_) | None => match self.claimable(&key) {
+                Some(_) | None => match self.candidate(&key, is_claimable) {
                     Ok(head) => heads.extend(head),
                     // It stays where it is: it must not hold up everybody else's changes.
                     Err(error @ StoreError::Internal(_)) => {
@@ -394,12 +402,13 @@ impl Writer {
     }
 
     /// The jobs at the head of a lane: as many as can be claimed, beside those in between that have to
-    /// wait for others with their concurrency key.
+    /// wait for others with their concurrency key. `set_aside` counts the latter over all lanes.
     fn first_ids(
         &self,
         demand: &Demand,
         key_limits: &BTreeMap<Name, usize>,
-    ) -> Result<Vec<JobId>, StoreError> {
+        set_aside: &mut usize,
+    ) -> Result<Vec<(JobId, bool)>, StoreError> {
         let lane = &demand.lane;
         let mut room = KeyRoom::new(&self.keys_running, lane, key_limits);
         let which = params![
@@ -410,29 +419,38 @@ impl Writer {
         let mut select = self.prepare(LANE_HEADS)?;
         let mut rows = select.query(which).map_err(write_error)?;
         let mut ids = Vec::with_capacity(demand.places);
-        let (mut claimable, mut set_aside) = (0, 0);
+        let mut claimable = 0;
         while claimable < demand.places
-            && set_aside < SET_ASIDE_MAX
+            && *set_aside < SET_ASIDE_MAX
             && let Some(row) = rows.next().map_err(write_error)?
         {
-            ids.push(rows::job_id(rows::blob(row, 0)?)?);
+            let id = rows::job_id(rows::blob(row, 0)?)?;
             let key = Columns::text(row, 1)?.map(rows::name).transpose()?;
-            if room.take(key) {
-                claimable += 1;
-            } else {
-                set_aside += 1;
-            }
+            let is_claimable = room.take(key);
+            claimable += usize::from(is_claimable);
+            *set_aside += usize::from(!is_claimable);
+            ids.push((id, is_claimable));
         }
         Ok(ids)
     }
 
-    /// A waiting job with what an attempt needs.
-    fn claimable(&self, key: &JobKey) -> Result<Option<Claimed>, StoreError> {
+    /// A waiting job: with what an attempt needs, unless it is only to be set aside.
+    fn candidate(&self, key: &JobKey, is_claimable: bool) -> Result<Option<Candidate>, StoreError> {
+        if !is_claimable {
+            let found = self.job(read::JOB, (key.tenant.as_str(), id(key)))?;
+            return Ok(found.map(|job| Candidate {
+                job: Arc::new(job),
+                payloads: None,
+            }));
+        }
         let mut select = self.prepare(read::JOB_WITH_PAYLOADS)?;
         let which = (key.tenant.as_str(), id(key));
         let found = select.query_row(which, |row| Ok(rows::snapshot(row)));
         let found = found.optional().map_err(write_error)?.transpose()?;
-        Ok(found.map(|JobSnapshot { job, payloads }| Claimed { job, payloads }))
+        Ok(found.map(|JobSnapshot { job, payloads }| Candidate {
+            job,
+            payloads: Some(payloads),
+        }))
     }
 
     pub(super) fn prepare(&self, sql: &'static str) -> Result<CachedStatement<'_>, StoreError> {

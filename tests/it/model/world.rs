@@ -208,6 +208,8 @@ impl World {
 
     /// A free place for the type, until the next look at what was handed out.
     async fn claim(&mut self, job_type: Type) {
+        // What is over its time expires at the claim, too, as far as that looks at it.
+        self.expire().await;
         self.process().places.give_back(&job_type.name());
         self.queue().wake().await;
         self.take_handed(job_type, None).await;
@@ -249,6 +251,10 @@ impl World {
             self.mismatches.push(format!("make_due: {error:?}"));
         }
         self.reference.become_due(self.clock.now());
+        self.expire().await;
+    }
+
+    async fn expire(&mut self) {
         if let Err(error) = soon(self.queue().expire_waiting()).await {
             self.mismatches.push(format!("expire_waiting: {error:?}"));
         }
@@ -341,10 +347,13 @@ impl World {
             tenant: tenant_of(&submit),
             id: self.clock.next_id(),
         };
+        let with_place = submit.with_place && !dies;
+        if with_place {
+            self.expire().await;
+        }
         let expected = self
             .reference
             .submit(key.clone(), &submit, self.clock.now());
-        let with_place = submit.with_place && !dies;
         if with_place {
             let job_type = submit.job_type.name();
             self.process().places.give_back(&job_type);

@@ -218,6 +218,24 @@ pub(crate) async fn what_arrives_does_not_overtake_what_waits(bench: Bench) {
     }
 }
 
+/// Goal: what was let go on is claimed before what comes after it, also where that could be handed over in
+/// the very commit that claims.
+pub(crate) async fn what_arrives_later_does_not_overtake_what_was_let_go_on(bench: Bench) {
+    let new = || bench.new_job().concurrency_key("k");
+    let jobs = submit_all(&bench, vec![new(), new()]).await;
+    let running = bench.claim(9).await.remove(0);
+    let ends = changed(&running.key, finish(1, Outcome::Succeeded(None)));
+    bench.commit(vec![ends], vec![]).await;
+    assert_eq!(bench.get(&jobs[1].key).await.job.state, JobState::Queued);
+    let late = new();
+    let committed = bench
+        .commit(vec![late.clone().hand_over()], vec![demand("work", 1)])
+        .await;
+    let claimed: Vec<_> = committed.claimed.iter().map(|one| &one.job.key).collect();
+    assert_eq!(claimed, [&jobs[1].key]);
+    assert_eq!(bench.get(&late.new.key).await.job.attempt, 0);
+}
+
 pub(crate) async fn what_arrives_as_the_last_one_ends_is_not_left_behind(bench: Bench) {
     let new = || bench.new_job().concurrency_key("k");
     bench.submit(new()).await;

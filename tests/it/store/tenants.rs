@@ -147,6 +147,45 @@ pub(crate) async fn parts_of_a_tenants_log_go_on_where_the_one_before_ended(benc
     }
 }
 
+/// Goal: a hole behind the position that is asked for is passed over. Method: the segment before it is full,
+/// whatever full means, and the bounds are as small as they may be.
+pub(crate) async fn a_log_is_read_on_behind_a_hole(bench: Bench) {
+    let key = |id| pacenote::job::name::JobKey {
+        tenant: tenant(),
+        id,
+    };
+    let [_, two] = talked(&bench).await;
+    // Positions 3 and 4 go; 1 and 2, and 6 to 8, are another job's.
+    bench.purge(vec![Purge::Events(key(two), 2)]).await;
+    let log = part(&bench, 2, 1, 1, 1).await;
+    assert!(log.through > 2 || !log.segments.is_empty(), "{log:?}");
+    let mut after = 2;
+    let mut found = 0;
+    for _ in 0..20 {
+        let log = part(&bench, after, 1, 1, 1).await;
+        found += log.segments.len();
+        after = log.through;
+        if !log.more {
+            break;
+        }
+    }
+    assert_eq!((found, after), (4, 16));
+}
+
+/// Goal: whoever has looked once hears of every purge after that, also of one further back.
+pub(crate) async fn every_purge_is_counted(mut bench: Bench) {
+    let purges = async |bench: &Bench| part(bench, 0, 1, 1, 1).await.purges;
+    let older = bench.finished(bench.new_job()).await;
+    let newer = bench.finished(bench.new_job()).await;
+    assert_eq!(purges(&bench).await, 0);
+    bench.purge(vec![Purge::Job(newer.key.clone())]).await;
+    assert_eq!(purges(&bench).await, 1);
+    bench.purge(vec![Purge::Job(older.key.clone())]).await;
+    assert_eq!(purges(&bench).await, 2);
+    bench.crash().await;
+    assert_eq!(purges(&bench).await, 2);
+}
+
 pub(crate) async fn what_was_purged_is_noted_by_position(mut bench: Bench) {
     let [one, two] = talked(&bench).await;
     let key = |id| pacenote::job::name::JobKey {

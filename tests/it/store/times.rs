@@ -180,6 +180,29 @@ pub(crate) async fn deadlines_of_waiting_jobs_are_found(bench: Bench) {
     assert_eq!(due().await.map(|due| due.keys), Ok(vec![]));
 }
 
+/// Goal: whoever is the first to look at a job whose time is over, it does not begin. Method: the claim
+/// comes before the timer, at the deadline and one tick before.
+pub(crate) async fn a_job_whose_time_is_over_is_not_claimed(bench: Bench) {
+    let limit = Duration::from_secs(10);
+    let tick = Duration::from_micros(1);
+    let new = || {
+        bench
+            .new_job()
+            .timeouts(|timeouts| timeouts.queue_timeout = Some(limit))
+    };
+    let late = bench.submit(new()).await;
+    bench.pass(tick);
+    let just_in_time = bench.submit(new()).await;
+    bench.pass(limit - tick);
+    let claimed = bench.claim(2).await;
+    assert_eq!(claimed.len(), 1);
+    assert_eq!(claimed[0].key, just_in_time.key);
+    let expired = bench.get(&late.key).await.job;
+    assert_eq!((expired.state, expired.attempt), (JobState::Expired, 0));
+    let error = expired.detail.error.as_ref().expect("it says why");
+    assert_eq!(error.reason, "QUEUE_TIMEOUT");
+}
+
 pub(crate) async fn what_is_over_is_found_when_it_need_not_be_kept(bench: Bench) {
     let secs = Duration::from_secs;
     let due = || bench.store().due(Timer::Purge, bench.now(), 10);
