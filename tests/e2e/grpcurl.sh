@@ -174,14 +174,15 @@ true_of "a Wait that runs out of time is no error" '.[0] | .timedOut and .job.st
 )"
 
 echo "List"
-true_of "newest first" '.[0].jobs | length == 5 and ([.[].jobId] | . == (sort | reverse))' "$(call $jobs/List '{}')"
-true_of "by state" '.[0].jobs | length == 1 and .[0].state == "STATE_CANCELLED"' \
+true_of "newest first" '.[0].jobs | length >= 5 and ([.[].jobId] | . == (sort | reverse))' "$(call $jobs/List '{}')"
+true_of "by state" '.[0].jobs | length >= 1 and all(.[]; .state == "STATE_CANCELLED")' \
     "$(call $jobs/List '{"states":["STATE_CANCELLED"]}')"
 true_of "by key" '.[0].jobs | length == 1 and .[0].idempotencyKey == "k-1"' \
     "$(call $jobs/List '{"idempotency_key":"k-1"}')"
 page=$(call $jobs/List '{"page_size":3}')
 token=$(jq -r .nextPageToken <<<"$page")
-true_of "the next page goes on where the last one ended" '.[0].jobs | length == 2' \
+true_of "the next page goes on where the last one ended" \
+    ".[0].jobs | length >= 2 and all(.[]; .jobId < $(jq '.jobs[-1].jobId' <<<"$page"))" \
     "$(call $jobs/List "{\"page_size\":3,\"page_token\":\"$token\"}")"
 holds "a token for another filter is refused" \
     "$(refusal $jobs/List "{\"types\":[\"checksum\"],\"page_token\":\"$token\"}")" "Code: InvalidArgument"
@@ -204,10 +205,11 @@ true_of "in the order of the requests" '[.[0].responses[].job.idempotencyKey] ==
 again=$(call $jobs/BatchSubmit "$batch")
 true_of "sent again it is the same batch, said as deduplicated" \
     ".[0] | .batchId == \"$(jq -r .batchId <<<"$submitted")\" and ([.responses[].deduplicated] == [true, true])" "$again"
+stored=$(call $jobs/List '{}' | jq '.jobs | length')
 refused=$(refusal $jobs/BatchSubmit '{"requests":[{"type":"sleep"},{"type":"slep"},{"type":"sleep","priority":5000}]}')
 holds "a bad item is named" "$refused" "requests[1].type"
 holds "so is the next one" "$refused" "requests[2].priority"
-true_of "nothing of it was stored" '.[0].jobs | length == 8' "$(call $jobs/List '{}')"
+true_of "nothing of it was stored" ".[0].jobs | length == $stored" "$(call $jobs/List '{}')"
 
 echo "dead letters: list, look, retry, delete"
 for seconds in 700 701 702; do
@@ -226,7 +228,7 @@ true_of "asking again answers the same" ".[0] | .deduplicated and .job.jobId == 
     "$(call $jobs/Retry "{\"job_id\":\"$id\"}")"
 many=$(call $jobs/RetryMany "{$dead}")
 true_of "the same filter retries the others, and says which was before" \
-    ".[0] | (.retried | length == 2) and .skipped == [{jobId: \"$id\", reason: \"NOT_RETRYABLE\"}] and (has(\"nextPageToken\") | not)" "$many"
+    ".[0] | (.retried | length == 2) and .skipped == [{jobId: \"$id\", reason: \"NOT_RETRYABLE\", newJobId: $(jq .job.jobId <<<"$retried")}] and (has(\"nextPageToken\") | not)" "$many"
 new=$(jq -r '.retried[0].newJobId' <<<"$many")
 holds "what is not over is not deleted" "$(refusal $jobs/Delete "{\"job_id\":\"$new\"}")" "Code: FailedPrecondition"
 holds "nor retried" "$(refusal $jobs/Retry "{\"job_id\":\"$new\"}")" "NOT_RETRYABLE"
