@@ -297,6 +297,12 @@ async fn submit_until_error(
     loop {
         let mut request = crate::crash::sleep_request(0.001);
         request.idempotency_key = format!("{number} {}", ids.len());
+        // They wait, so that every commit is somebody's submit, and whoever's fails can be told.
+        let hour = prost_types::Duration {
+            seconds: 3_600,
+            nanos: 0,
+        };
+        request.start = Some(pacenote::pb::submit_request::Start::Delay(hour));
         match soon(client.submit(request)).await {
             Ok(answer) => ids.push(answer.job.expect("a job").job_id),
             Err(error) => return (ids, error),
