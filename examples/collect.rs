@@ -8,7 +8,7 @@ use pacenote::client::{JobsUpdate, JobsWatchOptions};
 use pacenote::embed::{Client, request};
 use pacenote::pb::{Job, JobView};
 
-/// The jobs in the order in which they finished, with their results.
+/// The jobs in about the order in which they finished, with their results.
 pub(crate) async fn collect(client: Client) -> Result<Vec<Job>, Box<dyn Error>> {
     let sleep = request("sleep", &serde_json::json!({"seconds": 0}))?;
     let submits = (0..1_000).map(|_| client.submit(sleep.clone()));
