@@ -8,20 +8,18 @@ use futures_util::future::poll_immediate;
 use pacenote::config::TypeSettings;
 use pacenote::grpc;
 use pacenote::job::limits::{LOG_BYTES_DEFAULT, WAITING_DEFAULT, WATCHERS_DEFAULT};
-use pacenote::job::name::{JobId, JobKey, Lane, Name};
-use pacenote::job::time::{SystemClock, Timestamp};
-use pacenote::job::{Job, JobSnapshot, JobState};
+use pacenote::job::name::Name;
+use pacenote::job::time::SystemClock;
 use pacenote::queue::{JobQueue, KnownType, QueueSettings};
 use pacenote::store::sqlite::SqliteStore;
 use pacenote::store::{
-    AttemptTimer, BlockedLine, Committed, Due, Group, JobStore, ListQuery, Listed, LogPart,
-    LogRange, Purge, Purged, QueueRange, ReadError, Scan, ScanQuery, Setting, StoreError,
-    TenantLog, TenantRange, Timer, View,
+    Committed, Group, JobStore, ListQuery, Listed, Purge, Purged, ReadError, StoreError,
 };
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, OwnedRwLockWriteGuard, RwLock};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::fronted::{Front, Fronted};
 use crate::harness::{Client, connect};
 
 /// The failure after which a store is not trusted any more.
@@ -89,7 +87,11 @@ impl Faulty {
 }
 
 #[async_trait]
-impl JobStore for Faulty {
+impl Front for Faulty {
+    fn store(&self) -> &dyn JobStore {
+        &*self.store
+    }
+
     async fn commit(&self, group: Group) -> Result<Committed, StoreError> {
         self.arrived.notify_one();
         let _open = self.gate.read().await;
@@ -101,14 +103,6 @@ impl JobStore for Faulty {
         }
     }
 
-    async fn job(&self, key: &JobKey, view: View) -> Result<Option<JobSnapshot>, ReadError> {
-        self.store.job(key, view).await
-    }
-
-    async fn ahead_of(&self, job: &Job) -> Result<Option<u64>, ReadError> {
-        self.store.ahead_of(job).await
-    }
-
     async fn list(&self, query: &ListQuery) -> Result<Listed, ReadError> {
         let fails = self.next_list.lock().expect("not poisoned").take();
         match fails {
@@ -117,96 +111,12 @@ impl JobStore for Faulty {
         }
     }
 
-    async fn log(&self, key: &JobKey, range: LogRange) -> Result<Option<LogPart>, ReadError> {
-        self.store.log(key, range).await
-    }
-
-    async fn log_after(&self, range: &TenantRange) -> Result<TenantLog, ReadError> {
-        self.store.log_after(range).await
-    }
-
-    async fn head(&self) -> Result<i64, ReadError> {
-        self.store.head().await
-    }
-
-    async fn scan(&self, query: &ScanQuery) -> Result<Scan, ReadError> {
-        self.store.scan(query).await
-    }
-
-    async fn due(&self, timer: Timer, now: Timestamp, limit: usize) -> Result<Due, ReadError> {
-        self.store.due(timer, now, limit).await
-    }
-
-    async fn attempts_due(
-        &self,
-        timer: AttemptTimer,
-        before: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<(JobKey, u32)>, ReadError> {
-        self.store.attempts_due(timer, before, limit).await
-    }
-
-    async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
-        self.store.depths().await
-    }
-
-    async fn next_blocked(
-        &self,
-        queue: &Name,
-        after: Option<&BlockedLine>,
-        limit: usize,
-    ) -> Result<Option<(BlockedLine, Vec<JobKey>)>, ReadError> {
-        self.store.next_blocked(queue, after, limit).await
-    }
-
-    async fn depths_of(
-        &self,
-        tenant: &Name,
-        queues: &QueueRange,
-    ) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
-        self.store.depths_of(tenant, queues).await
-    }
-
-    async fn due_longest(&self, lane: &Lane) -> Result<Option<Timestamp>, ReadError> {
-        self.store.due_longest(lane).await
-    }
-
-    async fn waiting(
-        &self,
-        lane: &Lane,
-        state: JobState,
-        before: JobId,
-        limit: usize,
-    ) -> Result<Vec<JobKey>, ReadError> {
-        self.store.waiting(lane, state, before, limit).await
-    }
-
-    async fn settings(&self) -> Result<Vec<Setting>, ReadError> {
-        self.store.settings().await
-    }
-
-    async fn put_setting(&self, setting: Setting) -> Result<(), StoreError> {
-        self.store.put_setting(setting).await
-    }
-
     async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, StoreError> {
         let fails = self.next_purge.lock().expect("not poisoned").take();
         match fails {
             Some(error) => Err(error),
             None => self.store.purge(purge).await,
         }
-    }
-
-    fn secret(&self) -> [u8; 32] {
-        self.store.secret()
-    }
-
-    async fn tidy(&self) -> Result<u64, StoreError> {
-        self.store.tidy().await
-    }
-
-    async fn close(&self) {
-        self.store.close().await;
     }
 }
 
@@ -232,7 +142,7 @@ impl FaultyServer {
             ..QueueSettings::default()
         };
         let clock = Arc::new(SystemClock::new());
-        let queue = JobQueue::open(Arc::new(store.clone()), clock, settings).await;
+        let queue = JobQueue::open(Arc::new(Fronted(store.clone())), clock, settings).await;
         let (_, health) = tonic_health::server::health_reporter();
         let routes = grpc::routes(queue.expect("it opens"), health).expect("it builds");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");

@@ -9,6 +9,7 @@ mod drain;
 mod errors;
 mod errors_malformed;
 mod errors_store;
+mod fronted;
 mod harness;
 mod invariants;
 mod life;

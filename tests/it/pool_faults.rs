@@ -17,6 +17,7 @@ use pacenote::store::{StoreError, View};
 use pacenote::worker::{Pool, PoolSettings};
 
 use crate::errors_store::Faulty;
+use crate::fronted::Fronted;
 use crate::harness::{Puppets, folder, one_place, soon};
 
 const TYPE: &str = "puppet";
@@ -35,7 +36,7 @@ async fn open(store: &Faulty) -> JobQueue {
         ..QueueSettings::default()
     };
     let clock = Arc::new(SystemClock::new());
-    let queue = JobQueue::open(Arc::new(store.clone()), clock, settings).await;
+    let queue = JobQueue::open(Arc::new(Fronted(store.clone())), clock, settings).await;
     queue.expect("it opens")
 }
 

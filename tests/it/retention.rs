@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::errors_store::Faulty;
+use crate::fronted::{Front, Fronted};
 use crate::harness::{folder, soon};
 use crate::store::connect;
 
@@ -246,7 +247,7 @@ async fn retention_wakes_for_what_ends_and_outlives_failures() {
         .commit(group(entries.collect(), &clocks))
         .await
         .expect("stored");
-    let (queue, _) = open(store.clone()).await;
+    let (queue, _) = open(Fronted(store.clone())).await;
     let duties = Duties::start(&queue);
     let later = over(&queue, "").await;
     for error in [
@@ -297,7 +298,7 @@ async fn deleting_many_on_a_full_disk_says_so_and_is_done_later() {
     let over = keys(100);
     let group = lives(&over, RETENTION_DEFAULT, &Clocks::default());
     store.commit(group).await.expect("stored");
-    let (queue, _) = open(store.clone()).await;
+    let (queue, _) = open(Fronted(store.clone())).await;
     let query = ListQuery::all(default_tenant());
     store.fail_next_purge(StoreError::DiskFull);
     let refused = queue.delete_many(query.clone(), 0, "").await;

@@ -17,6 +17,7 @@ use pacenote::store::{Purge, Purged};
 use tonic::Code;
 
 use crate::errors_store::Faulty;
+use crate::fronted::Fronted;
 use crate::harness::{
     TestServer, bad_fields, folder, proto_duration, reason_of, soon, submit_request,
 };
@@ -60,7 +61,7 @@ async fn a_hundred_submits_with_one_key_make_one_job_two_hundred_times() {
 async fn a_key_whose_first_request_is_in_flight_is_waited_for() {
     let dir = folder();
     let store = Faulty::open(dir.path()).await;
-    let bench = Bench::on(store.clone(), MANY).await;
+    let bench = Bench::on(Fronted(store.clone()), MANY).await;
     let held = store.hold_commits().await;
     let submit = |submission| {
         let queue = bench.queue.clone();

@@ -11,21 +11,18 @@ use async_trait::async_trait;
 use pacenote::config::TypeSettings;
 use pacenote::job::event::EventTag;
 use pacenote::job::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, WAITING_DEFAULT};
-use pacenote::job::name::{JobId, JobKey, Lane, Name};
-use pacenote::job::time::{SystemClock, Timestamp};
-use pacenote::job::{Job, JobSnapshot, JobState, Outcome, Report};
+use pacenote::job::name::{JobKey, Name};
+use pacenote::job::time::SystemClock;
+use pacenote::job::{Outcome, Report};
 use pacenote::queue::{
     EventQuery, JobQueue, KnownType, Lease, QueueSettings, Submission, Watch, WatchContent,
     WatchMessage, WatchOptions,
 };
 use pacenote::store::sqlite::SqliteStore;
-use pacenote::store::{
-    AttemptTimer, BlockedLine, Committed, Due, Group, JobStore, ListQuery, Listed, LogPart,
-    LogRange, Purge, Purged, QueueRange, ReadError, Scan, ScanQuery, Setting, StoreError,
-    TenantLog, TenantRange, Timer, View,
-};
+use pacenote::store::{JobStore, LogPart, LogRange, Purge, ReadError};
 use proptest::prelude::*;
 
+use crate::fronted::{Front, Fronted};
 use crate::harness::{count_of, folder, log_line, one_place, output, progress, soon};
 
 /// A store that counts how often its log is read.
@@ -35,97 +32,14 @@ struct Counting {
 }
 
 #[async_trait]
-impl JobStore for Counting {
-    async fn commit(&self, group: Group) -> Result<Committed, StoreError> {
-        self.store.commit(group).await
-    }
-    async fn job(&self, key: &JobKey, view: View) -> Result<Option<JobSnapshot>, ReadError> {
-        self.store.job(key, view).await
-    }
-    async fn ahead_of(&self, job: &Job) -> Result<Option<u64>, ReadError> {
-        self.store.ahead_of(job).await
+impl Front for Counting {
+    fn store(&self) -> &dyn JobStore {
+        &self.store
     }
 
-    async fn list(&self, query: &ListQuery) -> Result<Listed, ReadError> {
-        self.store.list(query).await
-    }
     async fn log(&self, key: &JobKey, range: LogRange) -> Result<Option<LogPart>, ReadError> {
         self.log_reads.fetch_add(1, Ordering::Relaxed);
         self.store.log(key, range).await
-    }
-    async fn log_after(&self, range: &TenantRange) -> Result<TenantLog, ReadError> {
-        self.store.log_after(range).await
-    }
-    async fn head(&self) -> Result<i64, ReadError> {
-        self.store.head().await
-    }
-    async fn scan(&self, query: &ScanQuery) -> Result<Scan, ReadError> {
-        self.store.scan(query).await
-    }
-    async fn due(&self, timer: Timer, now: Timestamp, limit: usize) -> Result<Due, ReadError> {
-        self.store.due(timer, now, limit).await
-    }
-    async fn attempts_due(
-        &self,
-        timer: AttemptTimer,
-        before: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<(JobKey, u32)>, ReadError> {
-        self.store.attempts_due(timer, before, limit).await
-    }
-    async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
-        self.store.depths().await
-    }
-    async fn next_blocked(
-        &self,
-        queue: &Name,
-        after: Option<&BlockedLine>,
-        limit: usize,
-    ) -> Result<Option<(BlockedLine, Vec<JobKey>)>, ReadError> {
-        self.store.next_blocked(queue, after, limit).await
-    }
-
-    async fn depths_of(
-        &self,
-        tenant: &Name,
-        queues: &QueueRange,
-    ) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
-        self.store.depths_of(tenant, queues).await
-    }
-
-    async fn due_longest(&self, lane: &Lane) -> Result<Option<Timestamp>, ReadError> {
-        self.store.due_longest(lane).await
-    }
-
-    async fn waiting(
-        &self,
-        lane: &Lane,
-        state: JobState,
-        before: JobId,
-        limit: usize,
-    ) -> Result<Vec<JobKey>, ReadError> {
-        self.store.waiting(lane, state, before, limit).await
-    }
-
-    async fn settings(&self) -> Result<Vec<Setting>, ReadError> {
-        self.store.settings().await
-    }
-
-    async fn put_setting(&self, setting: Setting) -> Result<(), StoreError> {
-        self.store.put_setting(setting).await
-    }
-
-    async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, StoreError> {
-        self.store.purge(purge).await
-    }
-    fn secret(&self) -> [u8; 32] {
-        self.store.secret()
-    }
-    async fn tidy(&self) -> Result<u64, StoreError> {
-        self.store.tidy().await
-    }
-    async fn close(&self) {
-        self.store.close().await;
     }
 }
 
@@ -203,7 +117,11 @@ async fn open(dir: &Path) -> (JobQueue, Arc<AtomicUsize>) {
         waiting_max: WAITING_DEFAULT,
         ..QueueSettings::default()
     };
-    let queue = JobQueue::open(Arc::new(store), Arc::new(SystemClock::new()), settings);
+    let queue = JobQueue::open(
+        Arc::new(Fronted(store)),
+        Arc::new(SystemClock::new()),
+        settings,
+    );
     (queue.await.expect("a queue"), log_reads)
 }
 

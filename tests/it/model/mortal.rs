@@ -4,17 +4,17 @@
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use pacenote::job::name::{JobId, JobKey, Lane, Name};
+use pacenote::job::name::{JobKey, Lane};
 use pacenote::job::time::Timestamp;
 use pacenote::job::{Job, JobSnapshot, JobState};
 use pacenote::store::{
-    AttemptTimer, BlockedLine, Committed, Due, Group, JobStore, ListQuery, Listed, LogPart,
-    LogRange, Purge, Purged, QueueRange, ReadError, Scan, ScanQuery, Setting, StoreError,
-    TenantLog, TenantRange, Timer, View,
+    Committed, Due, Group, JobStore, ListQuery, Listed, LogPart, LogRange, Purge, Purged,
+    ReadError, StoreError, Timer, View,
 };
 use tokio::sync::oneshot;
 
 use super::steps::Dies;
+use crate::fronted::Front;
 
 /// What a store says in place of what is so: by default, what is so.
 pub(super) trait Lie: Send + Sync {
@@ -96,7 +96,11 @@ impl Mortal {
 }
 
 #[async_trait]
-impl JobStore for Mortal {
+impl Front for Mortal {
+    fn store(&self) -> &dyn JobStore {
+        &*self.store
+    }
+
     async fn commit(&self, group: Group) -> Result<Committed, StoreError> {
         let asked = group.clone();
         let mut group = group;
@@ -110,10 +114,6 @@ impl JobStore for Mortal {
         let mut found = self.store.job(key, view).await?;
         self.lie.job(&mut found);
         Ok(found)
-    }
-
-    async fn ahead_of(&self, job: &Job) -> Result<Option<u64>, ReadError> {
-        self.store.ahead_of(job).await
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Listed, ReadError> {
@@ -130,31 +130,10 @@ impl JobStore for Mortal {
         Ok(part)
     }
 
-    async fn log_after(&self, range: &TenantRange) -> Result<TenantLog, ReadError> {
-        self.store.log_after(range).await
-    }
-
-    async fn head(&self) -> Result<i64, ReadError> {
-        self.store.head().await
-    }
-
-    async fn scan(&self, query: &ScanQuery) -> Result<Scan, ReadError> {
-        self.store.scan(query).await
-    }
-
     async fn due(&self, timer: Timer, now: Timestamp, limit: usize) -> Result<Due, ReadError> {
         let mut due = self.store.due(timer, now, limit).await?;
         self.lie.due(&mut due);
         Ok(due)
-    }
-
-    async fn attempts_due(
-        &self,
-        timer: AttemptTimer,
-        before: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<(JobKey, u32)>, ReadError> {
-        self.store.attempts_due(timer, before, limit).await
     }
 
     async fn depths(&self) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
@@ -163,58 +142,7 @@ impl JobStore for Mortal {
         Ok(depths)
     }
 
-    async fn next_blocked(
-        &self,
-        queue: &Name,
-        after: Option<&BlockedLine>,
-        limit: usize,
-    ) -> Result<Option<(BlockedLine, Vec<JobKey>)>, ReadError> {
-        self.store.next_blocked(queue, after, limit).await
-    }
-
-    async fn depths_of(
-        &self,
-        tenant: &Name,
-        queues: &QueueRange,
-    ) -> Result<Vec<(Lane, JobState, i64)>, ReadError> {
-        self.store.depths_of(tenant, queues).await
-    }
-
-    async fn due_longest(&self, lane: &Lane) -> Result<Option<Timestamp>, ReadError> {
-        self.store.due_longest(lane).await
-    }
-
-    async fn waiting(
-        &self,
-        lane: &Lane,
-        state: JobState,
-        before: JobId,
-        limit: usize,
-    ) -> Result<Vec<JobKey>, ReadError> {
-        self.store.waiting(lane, state, before, limit).await
-    }
-
-    async fn settings(&self) -> Result<Vec<Setting>, ReadError> {
-        self.store.settings().await
-    }
-
-    async fn put_setting(&self, setting: Setting) -> Result<(), StoreError> {
-        self.store.put_setting(setting).await
-    }
-
     async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, StoreError> {
         self.survive(self.store.purge(purge)).await
-    }
-
-    fn secret(&self) -> [u8; 32] {
-        self.store.secret()
-    }
-
-    async fn tidy(&self) -> Result<u64, StoreError> {
-        self.store.tidy().await
-    }
-
-    async fn close(&self) {
-        self.store.close().await;
     }
 }

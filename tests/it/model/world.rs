@@ -28,6 +28,7 @@ use super::clock::TestClock;
 use super::mortal::{Lie, Mortal};
 use super::reference::{Expected, Reference, Refused, Reply, seconds, text_of};
 use super::steps::{Call, Dies, End, Step, Submit, Telling, Type};
+use crate::fronted::Fronted;
 use crate::harness::soon;
 use crate::invariants::Checker;
 use crate::invariants::history::{Entry, Observation, Seen, Snapshot, Stored};
@@ -64,7 +65,7 @@ pub(crate) struct World {
 /// What goes with a process.
 struct Process {
     queue: JobQueue,
-    mortal: Arc<Mortal>,
+    mortal: Arc<Fronted<Mortal>>,
     gone: oneshot::Receiver<()>,
     /// None is free, but within a step that gives one.
     places: Places,
@@ -129,7 +130,7 @@ impl World {
     async fn start(&mut self) {
         let store = self.backend.open().await;
         let (mortal, gone) = Mortal::new(store, Arc::clone(&self.lie));
-        let mortal = Arc::new(mortal);
+        let mortal = Arc::new(Fronted(mortal));
         let known = |one: Type| KnownType {
             settings: TypeSettings {
                 retry_policy: one.policy(),
@@ -273,7 +274,7 @@ impl World {
     /// what is stored may have changed.
     async fn call(&mut self, call: Call, dies: Option<Dies>) {
         if let Some(dies) = dies {
-            self.process().mortal.die_in_next(dies);
+            self.process().mortal.0.die_in_next(dies);
         }
         let before = self.reference.clone();
         let Some((expected, reply)) = self.make(call.clone(), dies.is_some()).await else {
