@@ -4,8 +4,7 @@ use crate::error::Error;
 use crate::job::name::{JobId, Lane, Name};
 use crate::job::{CancelCause, Change, JobState};
 use crate::queue::JobQueue;
-use crate::queue::writer::Answer;
-use crate::store::{Entry, Reply};
+use crate::store::Entry;
 
 /// Jobs that are ended in one commit. Chosen: half of a group, so that others fit beside it.
 const CLEAR_GROUP: usize = 256;
@@ -101,9 +100,7 @@ impl JobQueue {
             .collect();
         let answers = self.change(entries, 0).await?;
         // One that was started or ended in between refuses: fine.
-        let ended = answers
-            .iter()
-            .filter(|answer| matches!(answer, Answer::Stored(Reply::Done { .. })));
+        let ended = answers.iter().filter(|answer| answer.is_done());
         Ok(Some(ended.count()))
     }
 

@@ -10,7 +10,7 @@ use crate::job::name::{JobKey, Name};
 use crate::job::time::Timestamp;
 use crate::queue::writer::{Answer, Begin, Pool, Request};
 use crate::queue::{JobQueue, Places};
-use crate::store::{AttemptTimer, Entry, Reply, StoreError, Timer};
+use crate::store::{AttemptTimer, Entry, StoreError, Timer};
 
 /// Jobs that are changed in one go because their time has come.
 const SWEEP_MAX: usize = 256;
@@ -99,7 +99,7 @@ impl JobQueue {
             let answers = self.change(entries, 0).await?;
             // A job that was cancelled in between refuses: fine. Where all refuse, the clock was set
             // back, and asking again at once would change nothing.
-            if !answers.iter().any(is_done) {
+            if !answers.iter().any(Answer::is_done) {
                 return Ok(Some(now.after(REFUSED_PAUSE)));
             }
         }
@@ -131,7 +131,7 @@ impl JobQueue {
         // An attempt that has ended, or told something, in between refuses: fine.
         let answers = self.change(entries, 0).await?;
         let stalled = keys.iter().zip(&answers);
-        let stalled = stalled.filter(|(_, answer)| is_done(answer));
+        let stalled = stalled.filter(|(_, answer)| answer.is_done());
         let stalled = stalled.inspect(|(job, _)| {
             tracing::warn!(%job, "stalled: its attempt has told nothing for its stall time");
         });
@@ -166,7 +166,7 @@ impl JobQueue {
                 let rest = entries.split_off(SWEEP_MAX.min(entries.len()));
                 // One that went on, or was cancelled, in between refuses: fine.
                 let answers = self.change(entries, 0).await?;
-                unblocked += answers.iter().filter(|answer| is_done(answer)).count();
+                unblocked += answers.iter().filter(|answer| answer.is_done()).count();
                 entries = rest;
             }
             if is_last {
@@ -232,9 +232,4 @@ impl JobQueue {
         }
         Ok(tidied?)
     }
-}
-
-/// Whether a change happened.
-fn is_done(answer: &Answer) -> bool {
-    matches!(answer, Answer::Stored(Reply::Done { .. }))
 }

@@ -68,6 +68,13 @@ pub(super) enum Answer {
     Held,
 }
 
+impl Answer {
+    /// Whether the change happened.
+    pub(super) fn is_done(&self) -> bool {
+        matches!(self, Self::Stored(Reply::Done { .. }))
+    }
+}
+
 /// Where claimed jobs go.
 pub(super) struct Pool {
     pub(super) worker_id: String,
