@@ -4,6 +4,7 @@
 //! a lock file beside it sees to that.
 
 mod errors;
+mod know;
 mod list;
 mod open;
 #[cfg(test)]

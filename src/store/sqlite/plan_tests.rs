@@ -5,7 +5,7 @@ use std::path::Path;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 
-use crate::store::sqlite::{SqliteStore, list, purge, queues, read, write};
+use crate::store::sqlite::{SqliteStore, know, list, purge, queues, read, write};
 
 /// A store with a thousand jobs in each of the states that an index serves.
 async fn populated(dir: &Path) -> SqliteConnection {
@@ -247,7 +247,7 @@ const CASES: &[Case] = &[
         &["TEMP B-TREE"],
     ),
     (
-        write::LANE_HEADS,
+        know::LANE_HEADS,
         &["SEARCH jobs USING COVERING INDEX jobs_ready (queue=? AND job_type=? AND tenant=?)"],
         &["TEMP B-TREE"],
     ),
@@ -352,7 +352,7 @@ async fn every_hot_statement_goes_by_its_index() {
 async fn a_claim_reads_the_heads_of_its_lane_and_sorts_nothing() {
     let dir = tempfile::tempdir().expect("a folder");
     let mut connection = populated(dir.path()).await;
-    let steps = steps(&mut connection, write::LANE_HEADS).await;
+    let steps = steps(&mut connection, know::LANE_HEADS).await;
     let index = "SEARCH jobs USING COVERING INDEX jobs_ready (queue=? AND job_type=? AND tenant=?)";
     assert_eq!(steps, [index]);
 }

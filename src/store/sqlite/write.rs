@@ -3,24 +3,20 @@
 //! It is rusqlite's and not sqlx's, and works on the thread of whoever calls: a statement a row costs a
 //! few microseconds there, where sqlx pays for a trip to a thread of its own and back.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, params};
+use rusqlite::{CachedStatement, Connection, Params, params};
 
-use crate::job::name::{ConcurrencyKey, JobId, JobKey, Lane, Name};
+use crate::job::name::{JobKey, Lane, Name};
 use crate::job::payload::{Content, Payload};
 use crate::job::time::Timestamp;
-use crate::job::{Change, Job, JobSnapshot, JobState, NewJob, Payloads};
-use crate::store::plan::{
-    BlockedHeads, Candidate, KeyRoom, KeysRunning, Known, Plan, Role, SET_ASIDE_MAX, UniquePlace,
-    plan,
-};
+use crate::job::{Job, JobState, Payloads};
+use crate::store::plan::{KeysRunning, Plan, Role, plan};
 use crate::store::sqlite::errors::write_error;
-use crate::store::sqlite::read;
-use crate::store::sqlite::rows::{self, Columns};
-use crate::store::{Committed, Demand, Entry, Group, Published, StoreError};
+use crate::store::sqlite::rows;
+use crate::store::{Committed, Group, Published, StoreError};
 
 /// The write connection and what its only user may remember.
 #[derive(Debug)]
@@ -29,18 +25,18 @@ pub(super) struct Writer {
     pub(super) next_position: i64,
     /// Jobs as last committed: those with a live attempt, and the first of those that wait. Nearly every
     /// change is for one of them, and nobody else writes, so they need not be read again.
-    remembered: HashMap<JobKey, Remembered>,
+    pub(super) remembered: HashMap<JobKey, Remembered>,
     /// Those that wait, in the order in which they were remembered; some are forgotten already.
     waiting: VecDeque<JobKey>,
-    keys_running: KeysRunning,
+    pub(super) keys_running: KeysRunning,
     last_commit: Instant,
 }
 
 /// A job and, where they are small, its payloads.
 #[derive(Debug)]
-struct Remembered {
-    job: Arc<Job>,
-    beside: Option<Arc<Payloads>>,
+pub(super) struct Remembered {
+    pub(super) job: Arc<Job>,
+    pub(super) beside: Option<Arc<Payloads>>,
 }
 
 /// Jobs that wait and are remembered; the oldest are forgotten first, so that what waits for ever stands in
@@ -104,14 +100,6 @@ pub(super) const ROW_BY_ROW: [&str; 8] = [
     DROP_DEPTH,
 ];
 
-/// The jobs of a lane in the order of its claims: whoever steps through it stops when there are enough.
-///
-/// One writer, so no skip-locked; a PostgreSQL twin takes row locks.
-pub(super) const LANE_HEADS: &str = "
-select id, concurrency_key from jobs
-where queue = ?1 and job_type = ?2 and tenant = ?3 and state = 'queued'
-order by priority desc, run_at_us, id";
-
 impl Writer {
     /// # Errors
     /// What runs with concurrency keys cannot be counted.
@@ -126,24 +114,6 @@ impl Writer {
         };
         writer.count_keys()?;
         Ok(writer)
-    }
-
-    fn count_keys(&mut self) -> Result<(), StoreError> {
-        let mut counts = Vec::new();
-        {
-            let mut select = self.prepare(read::KEYS_RUNNING)?;
-            let mut rows = select.query([]).map_err(write_error)?;
-            while let Some(row) = rows.next().map_err(write_error)? {
-                let key = ConcurrencyKey {
-                    tenant: rows::name(rows::text(row, 0)?)?,
-                    queue: rows::name(rows::text(row, 1)?)?,
-                    key: rows::name(rows::text(row, 2)?)?,
-                };
-                counts.push((key, rows::number(row, 3)?));
-            }
-        }
-        self.keys_running.moved(counts);
-        Ok(())
     }
 
     /// How long nothing was written.
@@ -197,260 +167,6 @@ impl Writer {
         {
             self.remembered.remove(&key);
         }
-    }
-
-    fn read(&mut self, group: &Group) -> Result<Known, StoreError> {
-        let mut known = Known::default();
-        let mut wanted = Wanted::default();
-        for entry in &group.entries {
-            wanted.add(entry);
-        }
-        for key in wanted.jobs {
-            self.know(key, &mut known)?;
-        }
-        for key in wanted.retries {
-            self.know_retry(key, &mut known)?;
-        }
-        for (tenant, text) in wanted.keys {
-            if let Some(job) = self.job(read::JOB_OF_KEY, (tenant.as_str(), text.as_bytes()))? {
-                let by_key = (tenant.clone(), text.to_owned());
-                known.keys.insert(by_key, job.key.clone());
-                self.know_job(job, &mut known);
-            }
-        }
-        for place in wanted.places {
-            let (tenant, job_type, key) = &place;
-            let which = (tenant.as_str(), job_type.as_str(), key.as_bytes());
-            let mut jobs = self.jobs(read::JOBS_IN_PLACE, which)?;
-            if jobs.is_empty() {
-                jobs.extend(self.job(read::JOB_OF_PLACE, which)?);
-            }
-            let keys = jobs.iter().map(|job| job.key.clone()).collect();
-            known.uniques.insert(place, keys);
-            for job in jobs {
-                self.know_job(job, &mut known);
-            }
-        }
-        self.know_blocked(&wanted.may_end, &mut known)?;
-        let mut set_aside = 0;
-        for demand in &group.demand {
-            self.lane_heads(
-                demand,
-                &group.key_limits,
-                &mut set_aside,
-                &mut known.candidates,
-            )?;
-        }
-        Ok(known)
-    }
-
-    /// A job that an entry names, if there is one.
-    fn know(&self, key: &JobKey, known: &mut Known) -> Result<(), StoreError> {
-        if let Some(Remembered { job, beside }) = self.remembered.get(key) {
-            known.jobs.insert(key.clone(), Arc::clone(job));
-            if let Some(beside) = beside {
-                known.payloads.insert(key.clone(), Arc::clone(beside));
-            }
-        } else if let Some(job) = self.job(read::JOB, (key.tenant.as_str(), id(key)))? {
-            known.jobs.insert(key.clone(), Arc::new(job));
-        }
-        Ok(())
-    }
-
-    /// A job that was found in another way than by its id.
-    fn know_job(&self, job: Job, known: &mut Known) {
-        if let Some(Remembered {
-            beside: Some(beside),
-            ..
-        }) = self.remembered.get(&job.key)
-        {
-            known.payloads.insert(job.key.clone(), Arc::clone(beside));
-        }
-        known.jobs.insert(job.key.clone(), Arc::new(job));
-    }
-
-    /// A job that is retried: with its input, and beside the job that it was retried by before.
-    fn know_retry(&self, key: &JobKey, known: &mut Known) -> Result<(), StoreError> {
-        let mut select = self.prepare(read::JOB_WITH_PAYLOADS)?;
-        let which = (key.tenant.as_str(), id(key));
-        let found = select.query_row(which, |row| Ok(rows::snapshot(row)));
-        let Some(JobSnapshot { job, payloads }) =
-            found.optional().map_err(write_error)?.transpose()?
-        else {
-            return Ok(());
-        };
-        if let Some(by) = job.detail.retried_by {
-            let by = JobKey {
-                tenant: key.tenant.clone(),
-                id: by,
-            };
-            self.know(&by, known)?;
-        }
-        known.jobs.insert(key.clone(), job);
-        if let Some(input) = payloads.input {
-            known.inputs.insert(key.clone(), input);
-        }
-        Ok(())
-    }
-
-    /// For each job with a concurrency key that may make room, one of each type that waits for it.
-    fn know_blocked(
-        &self,
-        may_end: &HashSet<&JobKey>,
-        known: &mut Known,
-    ) -> Result<(), StoreError> {
-        let mut wanted: HashMap<ConcurrencyKey, usize> = HashMap::new();
-        let in_place: HashSet<&JobKey> = known.uniques.values().flatten().collect();
-        for job in known.jobs.values() {
-            if (in_place.contains(&job.key) || may_end.contains(&job.key))
-                && !job.state.is_terminal()
-                && let Some(key) = job.concurrency_key()
-            {
-                // One that waits itself makes no room, but may be ended: then the one behind it is wanted.
-                *wanted.entry(key).or_default() += 1;
-            }
-        }
-        for (key, jobs) in wanted {
-            let heads = self.blocked_heads(&key, jobs)?;
-            if !heads.is_empty() {
-                known.blocked.insert(key, heads);
-            }
-        }
-        Ok(())
-    }
-
-    /// The first jobs of each type that wait for others with a key.
-    fn blocked_heads(&self, key: &ConcurrencyKey, most: usize) -> Result<BlockedHeads, StoreError> {
-        let (queue, tenant) = (key.queue.as_str(), key.tenant.as_str());
-        let mut heads = BlockedHeads::new();
-        let mut last = String::new();
-        while let Some(job_type) = {
-            let which = params![queue, tenant, key.key.as_str(), last];
-            let mut select = self.prepare(read::NEXT_BLOCKED_TYPE)?;
-            let next = select.query_row(which, |row| row.get::<_, String>(0));
-            next.optional().map_err(write_error)?
-        } {
-            let which = params![queue, tenant, key.key.as_str(), job_type];
-            let mut select = self.prepare(read::BLOCKED_HEADS)?;
-            let mut rows = select.query(which).map_err(write_error)?;
-            let mut line = VecDeque::new();
-            while line.len() < most
-                && let Some(row) = rows.next().map_err(write_error)?
-            {
-                match rows::job(row) {
-                    Ok(job) => line.push_back(Arc::new(job)),
-                    // It stays where it is: it must not hold up those behind it.
-                    Err(error) => {
-                        tracing::error!(%error, "a job that waits for others cannot be read");
-                    }
-                }
-            }
-            heads.insert(rows::name(&job_type)?, line);
-            last = job_type;
-        }
-        Ok(heads)
-    }
-
-    fn job(&self, sql: &'static str, which: impl Params) -> Result<Option<Job>, StoreError> {
-        let mut select = self.prepare(sql)?;
-        let found = select.query_row(which, |row| Ok(rows::job(row))).optional();
-        found.map_err(write_error)?.transpose()
-    }
-
-    fn jobs(&self, sql: &'static str, which: impl Params) -> Result<Vec<Job>, StoreError> {
-        let mut select = self.prepare(sql)?;
-        let mut rows = select.query(which).map_err(write_error)?;
-        let mut jobs = Vec::new();
-        while let Some(row) = rows.next().map_err(write_error)? {
-            jobs.push(rows::job(row)?);
-        }
-        Ok(jobs)
-    }
-
-    fn lane_heads(
-        &mut self,
-        demand: &Demand,
-        key_limits: &BTreeMap<Name, usize>,
-        set_aside: &mut usize,
-        heads: &mut Vec<Candidate>,
-    ) -> Result<(), StoreError> {
-        let lane = &demand.lane;
-        for (id, is_claimable) in self.first_ids(demand, key_limits, set_aside)? {
-            let key = JobKey {
-                tenant: lane.tenant.clone(),
-                id,
-            };
-            match self.remembered.remove(&key) {
-                Some(Remembered {
-                    job,
-                    beside: Some(payloads),
-                }) => heads.push(Candidate {
-                    job,
-                    payloads: Some(Arc::unwrap_or_clone(payloads)),
-                }),
-                Some(_) | None => match self.candidate(&key, is_claimable) {
-                    Ok(head) => heads.extend(head),
-                    // It stays where it is: it must not hold up everybody else's changes.
-                    Err(error @ StoreError::Internal(_)) => {
-                        tracing::error!(job = %key.id, %error, "a waiting job cannot be claimed");
-                    }
-                    Err(error) => return Err(error),
-                },
-            }
-        }
-        Ok(())
-    }
-
-    /// The jobs at the head of a lane: as many as can be claimed, beside those in between that have to
-    /// wait for others with their concurrency key. `set_aside` counts the latter over all lanes.
-    fn first_ids(
-        &self,
-        demand: &Demand,
-        key_limits: &BTreeMap<Name, usize>,
-        set_aside: &mut usize,
-    ) -> Result<Vec<(JobId, bool)>, StoreError> {
-        let lane = &demand.lane;
-        let mut room = KeyRoom::new(&self.keys_running, lane, key_limits);
-        let which = params![
-            lane.queue.as_str(),
-            lane.job_type.as_str(),
-            lane.tenant.as_str(),
-        ];
-        let mut select = self.prepare(LANE_HEADS)?;
-        let mut rows = select.query(which).map_err(write_error)?;
-        let mut ids = Vec::with_capacity(demand.places);
-        let mut claimable = 0;
-        while claimable < demand.places
-            && *set_aside < SET_ASIDE_MAX
-            && let Some(row) = rows.next().map_err(write_error)?
-        {
-            let id = rows::job_id(rows::blob(row, 0)?)?;
-            let key = Columns::text(row, 1)?.map(rows::name).transpose()?;
-            let is_claimable = room.take(key);
-            claimable += usize::from(is_claimable);
-            *set_aside += usize::from(!is_claimable);
-            ids.push((id, is_claimable));
-        }
-        Ok(ids)
-    }
-
-    /// A waiting job: with what an attempt needs, unless it is only to be set aside.
-    fn candidate(&self, key: &JobKey, is_claimable: bool) -> Result<Option<Candidate>, StoreError> {
-        if !is_claimable {
-            let found = self.job(read::JOB, (key.tenant.as_str(), id(key)))?;
-            return Ok(found.map(|job| Candidate {
-                job: Arc::new(job),
-                payloads: None,
-            }));
-        }
-        let mut select = self.prepare(read::JOB_WITH_PAYLOADS)?;
-        let which = (key.tenant.as_str(), id(key));
-        let found = select.query_row(which, |row| Ok(rows::snapshot(row)));
-        let found = found.optional().map_err(write_error)?.transpose()?;
-        Ok(found.map(|JobSnapshot { job, payloads }| Candidate {
-            job,
-            payloads: Some(payloads),
-        }))
     }
 
     pub(super) fn prepare(&self, sql: &'static str) -> Result<CachedStatement<'_>, StoreError> {
@@ -619,62 +335,6 @@ impl Writer {
             self.execute(DROP_DEPTH, (tenant, queue, job_type, state))?;
         }
         Ok(())
-    }
-}
-
-/// What the entries of a group want to know.
-#[derive(Default)]
-struct Wanted<'a> {
-    jobs: HashSet<&'a JobKey>,
-    /// Those among them that may not run, or not be about to, any more.
-    may_end: HashSet<&'a JobKey>,
-    retries: HashSet<&'a JobKey>,
-    keys: HashSet<(&'a Name, &'a str)>,
-    places: HashSet<UniquePlace>,
-}
-
-impl<'a> Wanted<'a> {
-    fn add(&mut self, entry: &'a Entry) {
-        match entry {
-            Entry::Change { key, change } => {
-                self.jobs.insert(key);
-                if may_end(change) {
-                    self.may_end.insert(key);
-                }
-            }
-            Entry::Retry { key, .. } => {
-                self.retries.insert(key);
-            }
-            Entry::Submit { new, .. } | Entry::Check(new) => self.add_new(new),
-            Entry::Batch(jobs) => jobs.iter().for_each(|new| self.add_new(new)),
-        }
-    }
-
-    fn add_new(&mut self, new: &'a NewJob) {
-        let (tenant, spec) = (&new.key.tenant, &new.spec);
-        if let Some(key) = &spec.idempotency_key {
-            self.keys.insert((tenant, key));
-        }
-        if let Some(unique) = &spec.unique {
-            let place = (tenant.clone(), spec.job_type.clone(), unique.key.clone());
-            self.places.insert(place);
-        }
-    }
-}
-
-/// Whether a change may take a job out of those that run or could run next.
-fn may_end(change: &Change) -> bool {
-    match change {
-        Change::Finish { .. } | Change::Lose { .. } | Change::Cancel { .. } | Change::Expire => {
-            true
-        }
-        Change::Claim { .. }
-        | Change::Report { .. }
-        | Change::Stall { .. }
-        | Change::BecomeDue
-        | Change::Hold
-        | Change::Unblock
-        | Change::Retried { .. } => false,
     }
 }
 
