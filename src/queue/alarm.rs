@@ -41,11 +41,16 @@ impl Alarm {
     /// Somebody has learnt of a time.
     pub(super) fn hear(&self, at: Timestamp) {
         if at.as_micros() < self.set_for.load(Ordering::SeqCst) {
-            self.earlier.notify_one();
+            self.ring();
         }
     }
 
-    /// Waits for an earlier time than the one that it is set for.
+    /// Wakes the sleeper whatever it sleeps for.
+    pub(super) fn ring(&self) {
+        self.earlier.notify_one();
+    }
+
+    /// Waits for an earlier time than the one that it is set for, or for whoever wakes it without one.
     ///
     /// # Cancel safety
     /// Safe: an earlier time that was heard is still there next time.

@@ -28,16 +28,10 @@ impl JobQueue {
         if job.state != JobState::Queued {
             return Ok(None);
         }
-        let Some(ahead) = self.shared.store.ahead_of(job).await? else {
-            let place = Place {
-                position: None,
-                estimated_start_at: None,
-            };
-            return Ok(Some(place));
-        };
+        let ahead = self.shared.store.ahead_of(job).await?;
         Ok(Some(Place {
-            position: Some(ahead + 1),
-            estimated_start_at: self.estimated_start(job, ahead),
+            position: ahead.map(|ahead| ahead + 1),
+            estimated_start_at: ahead.and_then(|ahead| self.estimated_start(job, ahead)),
         }))
     }
 

@@ -1,14 +1,14 @@
 //! What is over and goes: because somebody asked, or because its time has come.
 
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 use crate::error::{Error, Precondition};
 use crate::job::name::JobKey;
 use crate::job::time::Timestamp;
 use crate::queue::JobQueue;
+use crate::queue::alarm::Alarm;
 use crate::queue::writer::Request;
 use crate::store::{Purge, Purged, Timer, View};
 
@@ -23,12 +23,11 @@ pub struct Retired {
     pub next: Option<Timestamp>,
 }
 
-/// When whoever removes what is over has to look again.
-#[derive(Debug)]
+/// What whoever removes what is over knows between its rounds.
+#[derive(Debug, Default)]
 pub(super) struct Retention {
-    /// Whoever ends sooner than this has to be seen. Microseconds.
-    next: AtomicI64,
-    changed: Notify,
+    /// When it has to look again.
+    pub(super) alarm: Alarm,
     /// The first job of a round in which none could be removed.
     stuck: Mutex<Option<JobKey>>,
 }
@@ -37,25 +36,6 @@ impl Retention {
     fn stuck(&self) -> MutexGuard<'_, Option<JobKey>> {
         // Nothing in here can be left half done by a panic.
         self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Default for Retention {
-    fn default() -> Self {
-        Self {
-            next: AtomicI64::new(i64::MAX),
-            changed: Notify::new(),
-            stuck: Mutex::default(),
-        }
-    }
-}
-
-impl Retention {
-    /// A job has ended, and may be removed at some time.
-    pub(super) fn ended(&self, purge_at: Timestamp) {
-        if purge_at.as_micros() < self.next.load(Ordering::Relaxed) {
-            self.changed.notify_one();
-        }
     }
 }
 
@@ -96,7 +76,7 @@ impl JobQueue {
         let purged = answer.await.map_err(|_| Error::outcome_unknown())??;
         if jobs {
             // A long log is not removed in one go: the rest of it is for whoever does that.
-            self.shared.retention.changed.notify_one();
+            self.shared.retention.alarm.ring();
         }
         Ok(purged)
     }
@@ -108,12 +88,10 @@ impl JobQueue {
     pub async fn purge_due(&self, jobs_max: usize) -> Result<Retired, Error> {
         let retention = &self.shared.retention;
         // Until the store was read, whatever ends has to be seen.
-        retention.next.store(i64::MAX, Ordering::Relaxed);
+        retention.alarm.clear();
         let now = self.shared.clock.now();
         let due = self.shared.store.due(Timer::Purge, now, jobs_max).await?;
-        if let Some(next) = due.next {
-            retention.next.store(next.as_micros(), Ordering::Relaxed);
-        }
+        retention.alarm.set(due.next);
         let found = due.keys.len();
         let first = due.keys.first().cloned();
         let mut purge: Vec<Purge> = due.keys.into_iter().map(Purge::Job).collect();
@@ -141,6 +119,6 @@ impl JobQueue {
 
     /// Waits until [`JobQueue::purge_due`] may have something to do sooner than it said.
     pub async fn purge_changed(&self) {
-        self.shared.retention.changed.notified().await;
+        self.shared.retention.alarm.rings().await;
     }
 }

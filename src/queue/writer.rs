@@ -4,8 +4,7 @@
 //! Nothing is answered or published before its commit. Who asked may be gone by then: the work is done
 //! all the same.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -340,10 +339,7 @@ impl Writer {
                     self.gate.take_back(entry, now);
                 }
                 answer(batch.replies, &mut [], Some(&to_caller));
-                match error {
-                    StoreError::Failed(_) => Err(error),
-                    StoreError::DiskFull | StoreError::Busy | StoreError::Internal(_) => Ok(()),
-                }
+                unless_failed(error)
             }
         }
     }
@@ -404,7 +400,6 @@ impl Writer {
         if more {
             self.look_again_at = Some(Timestamp::default());
         }
-        let now = self.shared.clock.steady();
         for published in &committed.published {
             let job = &published.job;
             self.gate.committed(job);
@@ -416,7 +411,7 @@ impl Writer {
                 self.shared.deadlines.hear(deadline);
             }
             if let Some(purge_at) = job.purge_at {
-                self.shared.retention.ended(purge_at);
+                self.shared.retention.alarm.hear(purge_at);
             }
             let segment = &published.segment;
             let news = || {
@@ -456,13 +451,10 @@ impl Writer {
         if stored.is_ok() {
             self.go_by(next);
         }
-        let failed = match &stored {
-            Err(error @ StoreError::Failed(_)) => Err(error.clone()),
-            Ok(()) | Err(_) => Ok(()),
-        };
+        let ended = stored.clone().or_else(unless_failed);
         // Whoever asked may be gone: fine.
         let _ = reply.send(stored.map_err(Error::from));
-        failed
+        ended
     }
 
     fn go_by(&mut self, next: Next) {
@@ -502,10 +494,7 @@ impl Writer {
             }
             Err(error) => {
                 self.purges.failed(&error);
-                match error {
-                    StoreError::Failed(_) => Err(error),
-                    StoreError::DiskFull | StoreError::Busy | StoreError::Internal(_) => Ok(()),
-                }
+                unless_failed(error)
             }
         }
     }
@@ -531,6 +520,14 @@ impl Writer {
             }
         }
         self.shared.fail(error);
+    }
+}
+
+/// The writer goes on after every error of its store but the one that says that it cannot be trusted.
+fn unless_failed(error: StoreError) -> Result<(), StoreError> {
+    match error {
+        StoreError::Failed(_) => Err(error),
+        StoreError::DiskFull | StoreError::Busy | StoreError::Internal(_) => Ok(()),
     }
 }
 
