@@ -341,7 +341,10 @@ impl JobQueue {
             Answer::Stored(Reply::Missing) => Err(Error::NotFound { id: key.id }),
             Answer::Stored(Reply::NotTaken(why)) => Err(not_taken(&key.tenant, why)),
             Answer::Stored(
-                reply @ (Reply::Batch(_) | Reply::BatchNotTaken(_) | Reply::Checked { .. }),
+                reply @ (Reply::Unreadable
+                | Reply::Batch(_)
+                | Reply::BatchNotTaken(_)
+                | Reply::Checked { .. }),
             ) => Err(Error::internal(&format!(
                 "job {} was answered {reply:?}",
                 key.id

@@ -127,6 +127,8 @@ pub enum Reply {
     Refused(Refusal),
     /// There is no such job.
     Missing,
+    /// What it is about is stored, but damaged: nothing was done.
+    Unreadable,
     /// A submit was refused.
     NotTaken(NotTaken),
     /// The jobs of a batch, in order, each with whether its key had made it before.

@@ -46,6 +46,8 @@ pub(super) struct Known {
     /// The first jobs that wait for others with the concurrency keys of the jobs that its entries may
     /// end: of each type as many as there are such jobs, beside those that it may end themselves.
     pub(super) blocked: HashMap<ConcurrencyKey, BlockedHeads>,
+    /// For each entry, whether something that it is about is stored but cannot be read; empty where all can.
+    pub(super) unreadable: Vec<bool>,
     /// The heads of the lanes in demand, each lane in its own order: as many as are in demand, beside
     /// those that have to wait for others.
     pub(super) candidates: Vec<Candidate>,
@@ -145,10 +147,12 @@ pub(super) fn plan(group: Group, known: Known, next_position: i64, running: &Key
             .collect(),
         now: group.now,
     };
-    let replies: Vec<Pending> = group
-        .entries
-        .into_iter()
-        .map(|entry| planner.entry(entry))
+    let entries = group.entries.into_iter().enumerate();
+    let replies: Vec<Pending> = entries
+        .map(|(index, entry)| match known.unreadable.get(index) {
+            Some(true) => Pending::Ready(Reply::Unreadable),
+            Some(false) | None => planner.entry(entry),
+        })
         .collect();
     planner.release();
     planner.claim(known.candidates, &group.demand);

@@ -50,31 +50,33 @@ impl Writer {
         for entry in &group.entries {
             wanted.add(entry);
         }
+        let mut damaged = Wanted::default();
         for key in wanted.jobs {
-            self.know(key, &mut known)?;
+            if !is_read(self.know(key, &mut known))? {
+                damaged.jobs.insert(key);
+            }
         }
         for key in wanted.retries {
-            self.know_retry(key, &mut known)?;
+            if !is_read(self.know_retry(key, &mut known))? {
+                damaged.retries.insert(key);
+            }
         }
-        for (tenant, text) in wanted.keys {
-            if let Some(job) = self.job(read::JOB_OF_KEY, (tenant.as_str(), text.as_bytes()))? {
-                let by_key = (tenant.clone(), text.to_owned());
-                known.keys.insert(by_key, job.key.clone());
-                self.know_job(job, &mut known);
+        for key in wanted.keys {
+            if !is_read(self.know_key(key, &mut known))? {
+                damaged.keys.insert(key);
             }
         }
         for place in wanted.places {
-            let (tenant, job_type, key) = &place;
-            let which = (tenant.as_str(), job_type.as_str(), key.as_bytes());
-            let mut jobs = self.jobs(read::JOBS_IN_PLACE, which)?;
-            if jobs.is_empty() {
-                jobs.extend(self.job(read::JOB_OF_PLACE, which)?);
+            if !is_read(self.know_place(&place, &mut known))? {
+                damaged.places.insert(place);
             }
-            let keys = jobs.iter().map(|job| job.key.clone()).collect();
-            known.uniques.insert(place, keys);
-            for job in jobs {
-                self.know_job(job, &mut known);
-            }
+        }
+        if damaged != Wanted::default() {
+            known.unreadable = group
+                .entries
+                .iter()
+                .map(|entry| damaged.meets(entry))
+                .collect();
         }
         self.know_blocked(&wanted.may_end, &mut known)?;
         let mut set_aside = 0;
@@ -98,6 +100,32 @@ impl Writer {
             }
         } else if let Some(job) = self.job(read::JOB, (key.tenant.as_str(), id(key)))? {
             known.jobs.insert(key.clone(), Arc::new(job));
+        }
+        Ok(())
+    }
+
+    /// The job of an idempotency key, if there is one.
+    fn know_key(&self, (tenant, text): (&Name, &str), known: &mut Known) -> Result<(), StoreError> {
+        if let Some(job) = self.job(read::JOB_OF_KEY, (tenant.as_str(), text.as_bytes()))? {
+            let by_key = (tenant.clone(), text.to_owned());
+            known.keys.insert(by_key, job.key.clone());
+            self.know_job(job, known);
+        }
+        Ok(())
+    }
+
+    /// The jobs of a unique place that are not over, or the last one that was there.
+    fn know_place(&self, place: &UniquePlace, known: &mut Known) -> Result<(), StoreError> {
+        let (tenant, job_type, key) = place;
+        let which = (tenant.as_str(), job_type.as_str(), key.as_bytes());
+        let mut jobs = self.jobs(read::JOBS_IN_PLACE, which)?;
+        if jobs.is_empty() {
+            jobs.extend(self.job(read::JOB_OF_PLACE, which)?);
+        }
+        let keys = jobs.iter().map(|job| job.key.clone()).collect();
+        known.uniques.insert(place.clone(), keys);
+        for job in jobs {
+            self.know_job(job, known);
         }
         Ok(())
     }
@@ -306,8 +334,20 @@ impl Writer {
     }
 }
 
+/// Whether a row could be read. One that is damaged fails those who ask for it, and nobody else.
+fn is_read(read: Result<(), StoreError>) -> Result<bool, StoreError> {
+    match read {
+        Ok(()) => Ok(true),
+        Err(error @ StoreError::Internal(_)) => {
+            tracing::error!(%error, "what a change is about cannot be read");
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// What the entries of a group want to know.
-#[derive(Default)]
+#[derive(Default, PartialEq)]
 struct Wanted<'a> {
     jobs: HashSet<&'a JobKey>,
     /// Those among them that may not run, or not be about to, any more.
@@ -332,6 +372,16 @@ impl<'a> Wanted<'a> {
             Entry::Submit { new, .. } | Entry::Check(new) => self.add_new(new),
             Entry::Batch(jobs) => jobs.iter().for_each(|new| self.add_new(new)),
         }
+    }
+
+    /// Whether an entry wants any of this.
+    fn meets(&self, entry: &Entry) -> bool {
+        let mut of_entry = Wanted::default();
+        of_entry.add(entry);
+        !(self.jobs.is_disjoint(&of_entry.jobs)
+            && self.retries.is_disjoint(&of_entry.retries)
+            && self.keys.is_disjoint(&of_entry.keys)
+            && self.places.is_disjoint(&of_entry.places))
     }
 
     fn add_new(&mut self, new: &'a NewJob) {

@@ -2,20 +2,25 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pacenote::job::name::JobKey;
 use pacenote::job::payload::Payload;
+use pacenote::job::policy::OnConflict;
 use pacenote::job::{JobState, Outcome};
-use pacenote::store::StoreError;
+use pacenote::store::{Entry, Reply, StoreError};
 use sqlx::Connection;
 
-use super::bench::{Bench, Sqlite, changed, connect, demand, done, finish};
+use super::bench::{Bench, Sqlite, batch_of, cancel, changed, connect, demand, done, finish};
+
+const ANOTHER_VERSION: &str =
+    "update jobs set version = version + 1000 where tenant = $1 and id = $2";
+const DAMAGED: &str = "update jobs set detail = x'00' where tenant = $1 and id = $2";
 
 /// Changes a job's row as nobody ever should.
-async fn meddle(path: PathBuf, key: &JobKey) {
+async fn meddle(path: PathBuf, key: &JobKey, how: &'static str) {
     let mut connection = connect(path).await;
-    let meddle = "update jobs set version = version + 1000 where tenant = $1 and id = $2";
-    let changed = sqlx::query(meddle)
+    let changed = sqlx::query(how)
         .bind(key.tenant.to_string())
         .bind(key.id.as_uuid().as_bytes().to_vec())
         .execute(&mut connection)
@@ -36,7 +41,7 @@ async fn a_row_changed_behind_the_writer_fails_its_group_alone() {
         .commit(vec![bench.new_job().hand_over()], vec![])
         .await;
     let leased = Arc::clone(&committed.claimed[0].job);
-    meddle(path, &leased.key).await;
+    meddle(path, &leased.key, ANOTHER_VERSION).await;
     let bystander = bench.new_job();
     let entries = vec![
         bystander.clone().entry(),
@@ -68,7 +73,7 @@ async fn a_waiting_row_changed_behind_the_writer_is_claimed_by_the_next_group() 
     let bench = Bench::new(sqlite).await;
     let input = Payload::text("the input");
     let job = bench.submit(bench.new_job().input(input.clone())).await;
-    meddle(path, &job.key).await;
+    meddle(path, &job.key, ANOTHER_VERSION).await;
     let refused = bench.try_commit(vec![], vec![demand("work", 1)]).await;
     assert!(
         matches!(refused, Err(StoreError::Internal(_))),
@@ -78,4 +83,43 @@ async fn a_waiting_row_changed_behind_the_writer_is_claimed_by_the_next_group() 
     let claimed = bench.commit(vec![], vec![demand("work", 1)]).await.claimed;
     assert_eq!(claimed[0].job.key, job.key);
     assert_eq!(claimed[0].payloads.input, Some(input));
+}
+
+/// Goal: a row that cannot be read fails those whose entries are about it, and nobody else in their group.
+/// Method: the row of a job that is over is damaged, and a group asks for it in every way there is, beside
+/// one that does not.
+#[tokio::test]
+async fn a_row_that_cannot_be_read_fails_those_alone_who_ask_for_it() {
+    let sqlite = Sqlite::new();
+    let path = sqlite.path();
+    let bench = Bench::new(sqlite).await;
+    let new = || {
+        let new = bench.new_job().idempotent("key", "the same");
+        new.unique("place", Duration::from_secs(60), OnConflict::ReturnExisting)
+    };
+    let job = bench.finished(new()).await;
+    meddle(path, &job.key, DAMAGED).await;
+    let in_place = bench.new_job();
+    let in_place = in_place.unique("place", Duration::from_secs(60), OnConflict::Reject);
+    let bystander = bench.new_job();
+    let key = bystander.new.key.clone();
+    let entries = vec![
+        changed(&job.key, cancel()),
+        new().entry(),
+        bystander.entry(),
+        in_place.clone().entry(),
+        batch_of(&[bench.new_job(), new()]),
+        Entry::Check(Box::new(in_place.new)),
+        Entry::Retry {
+            key: job.key.clone(),
+            new_id: bench.new_job().new.key.id,
+        },
+    ];
+    // Not the bench's own commit, which compares with a list of all jobs.
+    let committed = bench.store().commit(bench.group(entries, vec![])).await;
+    let mut replies = committed.expect("a group").replies;
+    let of_bystander = replies.remove(2);
+    assert_eq!(done(&of_bystander).0.key, key);
+    assert_eq!(replies, vec![Reply::Unreadable; 6]);
+    assert_eq!(bench.get(&key).await.job.state, JobState::Queued);
 }
