@@ -1,12 +1,13 @@
 //! The attempts that live in this process, and how each is told to stop.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::job::name::{JobKey, Name};
+use crate::job::name::{JobKey, Lane, Name};
 use crate::job::time::Timestamp;
 use crate::job::{Job, JobState};
 
@@ -67,8 +68,36 @@ pub(super) struct Attempts {
 #[derive(Debug, Default)]
 struct State {
     live: HashMap<JobKey, Live>,
-    /// Types of which an attempt has begun since the start.
-    paces: HashMap<Name, Pace>,
+    /// How many of them are of each lane.
+    running: HashMap<Lane, usize>,
+    /// How long those took that are over, by type.
+    means: HashMap<Name, Mean>,
+}
+
+impl State {
+    /// An attempt is over.
+    fn end(&mut self, key: &JobKey, now: Timestamp) {
+        let Some(Live { lane, began_at, .. }) = self.live.remove(key) else {
+            return;
+        };
+        let took = now.since(began_at);
+        match self.means.get_mut(&lane.job_type) {
+            Some(mean) => mean.add(took, now),
+            None => {
+                let mean = Mean {
+                    seconds: took.as_secs_f64(),
+                    known_at: now,
+                };
+                self.means.insert(lane.job_type.clone(), mean);
+            }
+        }
+        if let Entry::Occupied(mut running) = self.running.entry(lane) {
+            *running.get_mut() -= 1;
+            if *running.get() == 0 {
+                running.remove();
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -76,24 +105,21 @@ struct Live {
     attempt: u32,
     stop: StopSignal,
     began_at: Timestamp,
+    lane: Lane,
 }
 
-/// How the attempts of one type go.
-#[derive(Debug, Default)]
-struct Pace {
-    running: usize,
-    mean_seconds: f64,
-    /// When the newest one was over; `None` before the first.
-    known_at: Option<Timestamp>,
+/// How long the attempts of one type took lately.
+#[derive(Debug)]
+struct Mean {
+    seconds: f64,
+    /// When the newest one was over.
+    known_at: Timestamp,
 }
 
-impl Pace {
-    fn ended(&mut self, took: Duration, now: Timestamp) {
-        self.running = self.running.saturating_sub(1);
-        let took = took.as_secs_f64();
-        let weight = if self.known_at.is_some() { NEWEST } else { 1.0 };
-        self.mean_seconds += (took - self.mean_seconds) * weight;
-        self.known_at = Some(now);
+impl Mean {
+    fn add(&mut self, took: Duration, now: Timestamp) {
+        self.seconds += (took.as_secs_f64() - self.seconds) * NEWEST;
+        self.known_at = now;
     }
 }
 
@@ -101,23 +127,16 @@ impl Attempts {
     /// A new attempt of a claimed job. `now` by the steady clock.
     pub(super) fn begin(&self, job: &Job, now: Timestamp) -> StopSignal {
         let stop = StopSignal::default();
+        let lane = job.lane();
         let live = Live {
             attempt: job.attempt,
             stop: stop.clone(),
             began_at: now,
+            lane: lane.clone(),
         };
         let mut state = self.lock();
         state.live.insert(job.key.clone(), live);
-        match state.paces.get_mut(&job.spec.job_type) {
-            Some(pace) => pace.running += 1,
-            None => {
-                let pace = Pace {
-                    running: 1,
-                    ..Pace::default()
-                };
-                state.paces.insert(job.spec.job_type.clone(), pace);
-            }
-        }
+        *state.running.entry(lane).or_default() += 1;
         stop
     }
 
@@ -125,34 +144,24 @@ impl Attempts {
     /// the steady clock.
     pub(super) fn committed(&self, job: &Job, now: Timestamp) {
         let mut state = self.lock();
-        let state = &mut *state;
         let Some(live) = state.live.get(&job.key) else {
             return;
         };
         if !job.state.is_leased() || job.attempt != live.attempt {
             // Where it has just finished by itself, nobody hears this.
             live.stop.stop(StopCause::LeaseLost);
-            if let Some(pace) = state.paces.get_mut(&job.spec.job_type) {
-                pace.ended(now.since(live.began_at), now);
-            }
-            state.live.remove(&job.key);
+            state.end(&job.key, now);
         } else if job.state == JobState::Cancelling {
             live.stop.stop(StopCause::Cancel);
         }
     }
 
     /// An attempt is over of which nobody could be told: it is left to the end of its lease.
-    pub(super) fn forget(&self, key: &JobKey, attempt: u32, job_type: &Name, now: Timestamp) {
+    pub(super) fn forget(&self, key: &JobKey, attempt: u32, now: Timestamp) {
         let mut state = self.lock();
-        let state = &mut *state;
-        if state
-            .live
-            .get(key)
-            .is_some_and(|live| live.attempt == attempt)
-            && let Some(live) = state.live.remove(key)
-            && let Some(pace) = state.paces.get_mut(job_type)
-        {
-            pace.ended(now.since(live.began_at), now);
+        let live = state.live.get(key);
+        if live.is_some_and(|live| live.attempt == attempt) {
+            state.end(key, now);
         }
     }
 
@@ -163,14 +172,14 @@ impl Attempts {
         live.is_some_and(|live| live.attempt == attempt)
     }
 
-    /// How many attempts of a type run, and how long they took lately; `None` where either is not known.
-    /// `now` by the steady clock.
-    pub(super) fn pace(&self, job_type: &Name, now: Timestamp) -> Option<(usize, Duration)> {
+    /// How many attempts of a lane run, and how long those of its type took lately; `None` where either is
+    /// not known. `now` by the steady clock.
+    pub(super) fn pace(&self, lane: &Lane, now: Timestamp) -> Option<(usize, Duration)> {
         let state = self.lock();
-        let pace = state.paces.get(job_type)?;
-        let known = pace.known_at.is_some_and(|at| now.since(at) <= KNOWN_FOR);
-        (known && pace.running > 0)
-            .then(|| (pace.running, Duration::from_secs_f64(pace.mean_seconds)))
+        let running = *state.running.get(lane)?;
+        let mean = state.means.get(&lane.job_type)?;
+        let known = now.since(mean.known_at) <= KNOWN_FOR;
+        known.then(|| (running, Duration::from_secs_f64(mean.seconds)))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

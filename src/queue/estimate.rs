@@ -1,7 +1,7 @@
 //! What the server alone knows of a job that waits: how many stand before it, and about when it begins.
 //!
-//! An estimate comes from how long attempts of the type took lately and how many of them run at once. Where
-//! either is not known, there is none: absent rather than invented.
+//! An estimate comes from how long attempts of the type took lately and how many of the job's lane run at
+//! once. Where either is not known, there is none: absent rather than invented.
 
 use std::time::Duration;
 
@@ -35,21 +35,24 @@ impl JobQueue {
         }))
     }
 
-    /// Attempts that run end evenly spread over their mean time: the job begins when one more of them has
-    /// ended than stand before it.
+    /// Attempts that run end evenly spread over their mean time, and each makes room for one of its lane:
+    /// the job begins when one more of them has ended than stand before it. So whatever else shares the
+    /// places has its part already; how many starts a rate limit leaves is not known.
     fn estimated_start(&self, job: &Job, ahead: u64) -> Option<Timestamp> {
-        let paused = {
+        let lane = job.lane();
+        let held_up = {
             let live = self.shared.live();
-            let of_type = live.types.get(&job.spec.job_type);
-            live.queue(&job.spec.queue).paused_at.is_some()
+            let of_type = live.types.get(&lane.job_type);
+            let limits = live.limits(&lane.queue, &self.shared.settings.queues);
+            limits.rate.is_some()
+                || live.queue(&lane.queue).paused_at.is_some()
                 || of_type.is_some_and(|of_type| of_type.paused_at.is_some())
         };
-        if paused {
+        if held_up {
             return None;
         }
         let clock = &self.shared.clock;
-        let attempts = &self.shared.attempts;
-        let (running, mean) = attempts.pace(&job.spec.job_type, clock.steady())?;
+        let (running, mean) = self.shared.attempts.pace(&lane, clock.steady())?;
         let wait = mean.as_secs_f64() * (ahead + 1) as f64 / running as f64;
         let wait = Duration::try_from_secs_f64(wait).ok()?;
         Some(clock.now().after(wait))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::job::limits::LEASE;
-use crate::job::name::{JobKey, Name};
+use crate::job::name::JobKey;
 use crate::job::{Change, Job, Outcome, Report};
 use crate::queue::JobQueue;
 use crate::store::Entry;
@@ -21,10 +21,10 @@ pub struct Lease {
 impl JobQueue {
     /// An attempt of this process is over, and its end could not be stored: from here on it is lost when its
     /// lease ends, like any other. Nothing happens where its end was stored.
-    pub fn abandon(&self, lease: &Lease, job_type: &Name) {
+    pub fn abandon(&self, lease: &Lease) {
         let now = self.shared.clock.steady();
         let attempts = &self.shared.attempts;
-        attempts.forget(&lease.key, lease.attempt, job_type, now);
+        attempts.forget(&lease.key, lease.attempt, now);
     }
 
     /// Stores what an attempt tells, which renews its lease. An empty report is a heartbeat. Progress

@@ -88,7 +88,7 @@ pub(super) async fn run(
         None => queue.wake().await,
     }
     // Where its end could not be stored, its lease ends it.
-    queue.abandon(&told_of, &job.spec.job_type);
+    queue.abandon(&told_of);
     tracing::debug!(job = %job.key.id, attempt = job.attempt, "attempt ended");
 }
 

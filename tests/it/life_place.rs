@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pacenote::job::name::Name;
+use pacenote::job::queue::{Given, RateLimit};
 use pacenote::job::time::Clock;
 use pacenote::pb;
 use pacenote::pb::job::State;
+use pacenote::queue::{Edit, LimitsEdit};
 
 use crate::harness::{Puppets, Setup, TestClock, TestServer, folder, submit_request};
 
@@ -103,5 +105,68 @@ async fn a_waiting_job_says_about_when_it_begins_once_that_is_known() {
     puppets.next().await.succeed();
     let job = server.end_of(&third).await;
     assert_eq!((job.queue_position, job.estimated_start_time), (None, None));
+    server.stop().await.expect("a clean end");
+}
+
+/// Goal: the estimate knows that others share the places, and is absent where it cannot know how many starts
+/// there will be. Method: two queues with two places each of one type, of which one has only one job running;
+/// then a rate limit.
+#[tokio::test]
+async fn an_estimate_counts_only_what_runs_of_the_same_queue() {
+    let dir = folder();
+    let clock = TestClock::new();
+    let puppets = Puppets::default();
+    let setup = Setup::on(dir.path())
+        .config(|config| config.workers = 3)
+        .clock(Arc::new(clock.clone()));
+    let server = setup.job_type("puppet", puppets.clone()).start().await;
+    let submit_to = async |queue: &str| {
+        let request = pb::SubmitRequest {
+            queue: queue.to_owned(),
+            ..submit_request("puppet")
+        };
+        server.submit(request).await.job_id
+    };
+    submit_to("left").await;
+    let puppet = puppets.next().await;
+    clock.pass(Duration::from_secs(600));
+    puppet.succeed();
+    let narrow = Name::of("narrow");
+    let one = LimitsEdit {
+        concurrency: Edit::To(Given::Most(1)),
+        ..LimitsEdit::default()
+    };
+    server.queue.set_limits(&narrow, one).await.expect("set");
+    let mut running = Vec::new();
+    for queue in ["narrow", "left", "left"] {
+        submit_to(queue).await;
+        running.push(puppets.next().await);
+    }
+    let (in_narrow, in_left) = (submit_to("narrow").await, submit_to("left").await);
+    let wait_of = async |job_id: &str| {
+        let estimate = server.get(job_id).await.estimated_start_time;
+        estimate.map(|at| at.seconds - clock.now().as_micros() / 1_000_000)
+    };
+    let wait = wait_of(&in_narrow).await.expect("it is known");
+    assert!((590..=610).contains(&wait), "{wait}");
+    let wait = wait_of(&in_left).await.expect("it is known");
+    assert!((290..=310).contains(&wait), "{wait}");
+    let rate = LimitsEdit {
+        rate: Edit::To(Given::Most(RateLimit {
+            starts: 1,
+            period: Duration::from_secs(3600),
+        })),
+        ..LimitsEdit::default()
+    };
+    let left = Name::of("left");
+    server.queue.set_limits(&left, rate).await.expect("set");
+    assert_eq!(wait_of(&in_left).await, None, "nobody knows");
+    assert!(wait_of(&in_narrow).await.is_some());
+    for puppet in running {
+        puppet.succeed();
+    }
+    for _ in [&in_narrow, &in_left] {
+        puppets.next().await.succeed();
+    }
     server.stop().await.expect("a clean end");
 }
