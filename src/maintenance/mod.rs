@@ -1,6 +1,7 @@
-//! What has to be done from time to time: make scheduled jobs due, expire those that waited too long, sweep
-//! leases that ended, say which attempts are silent, remove what is over and whose time has come, tidy the
-//! store when it is quiet. One duty a task; each ends with the token.
+//! What has to be done beside what is served. At the start: let go on what newer limits let. From time to
+//! time: make scheduled jobs due, expire those that waited too long, sweep leases that ended, say which
+//! attempts are silent, remove what is over and whose time has come, tidy the store when it is quiet. One
+//! duty a task; each ends with the token.
 
 mod retention;
 
@@ -26,11 +27,20 @@ const TIDY_EVERY: Duration = Duration::from_secs(10);
 pub fn start(queue: &JobQueue, tasks: &TaskTracker, stop: &CancellationToken) {
     let stop = || stop.clone();
     let queue = || queue.clone();
+    tasks.spawn(stop().run_until_cancelled_owned(unblock(queue())));
     tasks.spawn(stop().run_until_cancelled_owned(make_due(queue())));
     tasks.spawn(stop().run_until_cancelled_owned(expire_waiting(queue())));
     tasks.spawn(stop().run_until_cancelled_owned(sweep_attempts(queue())));
     tasks.spawn(stop().run_until_cancelled_owned(tidy(queue())));
     tasks.spawn(stop().run_until_cancelled_owned(retention::retire(queue())));
+}
+
+/// However many lines of blocked jobs there are, nobody waits for it.
+async fn unblock(queue: JobQueue) {
+    // What fails was logged where it failed, or is a full disk.
+    while queue.unblock_all().await.is_err() {
+        tokio::time::sleep(FAILED_PAUSE).await;
+    }
 }
 
 /// Wakes when the next scheduled job is due, or when one came that is due sooner.

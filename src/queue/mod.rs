@@ -231,13 +231,6 @@ impl JobQueue {
                 Err(error) => return Err(error),
             }
         }
-        match queue.unblock_all().await {
-            Ok(()) => {}
-            Err(error @ Error::Exhausted { .. }) => {
-                tracing::warn!(%error, "jobs that could go on wait for the next with their key to end");
-            }
-            Err(error) => return Err(error),
-        }
         Ok(queue)
     }
 

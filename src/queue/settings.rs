@@ -264,9 +264,15 @@ impl JobQueue {
         Ok(())
     }
 
-    /// Lets jobs go on that wait for others with their key where the file has been changed to let more of
-    /// them run. At the start, before anything runs.
-    pub(super) async fn unblock_all(&self) -> Result<(), Error> {
+    /// Lets jobs go on that wait for others with their key where the file has been changed, since the server
+    /// before this one, to let more of them run. One that still has to wait waits again.
+    ///
+    /// # Errors
+    /// Where the store cannot be read or written.
+    ///
+    /// # Cancel safety
+    /// Once it has begun, some of it may happen although nobody hears of it.
+    pub async fn unblock_all(&self) -> Result<(), Error> {
         let limits = {
             let live = self.shared.live();
             live.key_limits(&self.shared.settings.queues)
