@@ -306,12 +306,9 @@ async fn a_rate_limit_starts_its_burst_and_then_goes_by_the_clock() {
     server.stop().await.expect("a clean end");
 }
 
-/// Goal: jobs with one key run one after the other; a higher limit lets those go on that wait already.
-#[tokio::test]
-async fn a_higher_limit_of_keys_lets_go_on_what_waits() {
-    let dir = folder();
-    let (server, mut queues, puppets) = start(Setup::on(dir.path())).await;
-    for _ in 0..4 {
+/// Jobs that share a concurrency key.
+async fn submit_keyed(server: &TestServer, jobs: usize) {
+    for _ in 0..jobs {
         let request = pb::SubmitRequest {
             queue: "keyed".to_owned(),
             concurrency_key: "one".to_owned(),
@@ -319,6 +316,14 @@ async fn a_higher_limit_of_keys_lets_go_on_what_waits() {
         };
         server.submit(request).await;
     }
+}
+
+/// Goal: jobs with one key run one after the other; a higher limit lets those go on that wait already.
+#[tokio::test]
+async fn a_higher_limit_of_keys_lets_go_on_what_waits() {
+    let dir = folder();
+    let (server, mut queues, puppets) = start(Setup::on(dir.path())).await;
+    submit_keyed(&server, 4).await;
     let first = puppets.next().await;
     assert_eq!(standing(&server, &mut queues, "keyed").await.1, 1);
     let request = pb::SetQueueLimitsRequest {
@@ -332,6 +337,39 @@ async fn a_higher_limit_of_keys_lets_go_on_what_waits() {
     let blocked = look(&mut queues, "keyed").await.counts.expect("counts");
     assert_eq!(blocked.blocked + blocked.queued, 1);
     for puppet in [first, second, third] {
+        puppet.succeed();
+    }
+    puppets.next().await.succeed();
+    server.stop().await.expect("a clean end");
+}
+
+/// The same where the file is changed between two starts.
+#[tokio::test]
+async fn a_higher_limit_of_keys_in_the_file_lets_go_on_what_waits_at_the_next_start() {
+    let dir = folder();
+    let (server, mut queues, puppets) = start(Setup::on(dir.path())).await;
+    submit_keyed(&server, 4).await;
+    let first = puppets.next().await;
+    let counts = look(&mut queues, "keyed").await.counts.expect("counts");
+    assert_eq!((counts.running, counts.blocked + counts.queued), (1, 3));
+    server.begin_stop();
+    first.end(Outcome::HandedBack);
+    server.stop().await.expect("a clean end");
+    let setup = Setup::on(dir.path()).config(|config| {
+        let limits = GivenLimits {
+            key_concurrency: Some(3),
+            ..GivenLimits::default()
+        };
+        config.queues.insert(Name::of("keyed"), limits);
+    });
+    let (server, mut queues, puppets) = start(setup).await;
+    let first_three = [
+        puppets.next().await,
+        puppets.next().await,
+        puppets.next().await,
+    ];
+    assert_eq!(standing(&server, &mut queues, "keyed").await.1, 3);
+    for puppet in first_three {
         puppet.succeed();
     }
     puppets.next().await.succeed();
