@@ -5,11 +5,12 @@ use serde::Serialize;
 use serde::ser::Error as _;
 
 pub use crate::client::{Client, ClientError, RunOptions, Update, WatchOptions};
-pub use crate::config::{Caps, Config, TypeSettings};
+pub use crate::config::{Caps, Config, TenantSettings, TypeSettings};
 pub use crate::executor::handler::{Context, HandlerError, HandlerExecutor};
 pub use crate::job::event::LogLevel;
 pub use crate::job::name::Name;
 pub use crate::job::payload::Payload;
+pub use crate::job::policy::GivenRetention;
 pub use crate::job::progress::Progress;
 pub use crate::server::{ServeError, Server};
 

@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
-use crate::config::JobType;
 use crate::config::job_type;
 use crate::config::key::{KEYS, Key, describe};
 use crate::config::problem::{ConfigError, Problem, SourceText};
 use crate::config::queue::{self, QUEUE_KEYS, QUEUES, TENANT_KEYS, TENANTS};
 use crate::config::section::{Section, bare_or_quoted};
+use crate::config::{JobType, TenantSettings};
 use crate::job::name::Name;
 use crate::job::queue::GivenLimits;
 
@@ -42,8 +42,8 @@ pub struct ConfigFile {
     pub(super) job_types: BTreeMap<Name, JobType>,
     /// What bounds queues.
     pub(super) queues: BTreeMap<Name, GivenLimits>,
-    /// The tenants' shares.
-    pub(super) weights: BTreeMap<Name, u32>,
+    /// How tenants are treated.
+    pub(super) tenants: BTreeMap<Name, TenantSettings>,
     /// The line of every key that is present, by its path.
     pub(super) lines: BTreeMap<String, usize>,
 }
@@ -93,13 +93,18 @@ impl ConfigFile {
         let mut known: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
         known.extend([JOB_TYPES, QUEUES, TENANTS]);
         top.refuse_unknown(&known, |name, _| {
-            let belongs = |keys: &[&str], to: &str, table: &str| {
-                keys.contains(&name)
-                    .then(|| format!("`{name}` belongs to {to}: put it below its [{table}.…]"))
-            };
-            belongs(&job_type::JOB_TYPE_KEYS, "a job type", JOB_TYPES)
-                .or_else(|| belongs(&QUEUE_KEYS, "a queue", QUEUES))
-                .or_else(|| belongs(&TENANT_KEYS, "a tenant", TENANTS))
+            let owners: [(&[&str], _, _); 3] = [
+                (&job_type::JOB_TYPE_KEYS, "a job type", JOB_TYPES),
+                (&QUEUE_KEYS, "a queue", QUEUES),
+                (&TENANT_KEYS, "a tenant", TENANTS),
+            ];
+            let owners = owners.iter().filter(|(keys, ..)| keys.contains(&name));
+            let (owners, tables): (Vec<_>, Vec<_>) = owners
+                .map(|(_, owner, table)| (*owner, format!("[{table}.…]")))
+                .unzip();
+            let (owners, tables) = (owners.join(" or "), tables.join(" or "));
+            (!owners.is_empty())
+                .then(|| format!("`{name}` belongs to {owners}: put it below its {tables}"))
         });
         let values = KEYS
             .iter()
@@ -112,7 +117,7 @@ impl ConfigFile {
             values,
             job_types,
             queues: queue::queues(&source, table, &mut problems),
-            weights: queue::weights(&source, table, &mut problems),
+            tenants: queue::tenants(&source, table, &mut problems),
             lines,
         };
         Ok((file, problems))

@@ -99,7 +99,10 @@ fn a_job_type_is_read_with_every_key_it_has() {
     assert!((policy.backoff_multiplier - 1.5).abs() < f64::EPSILON);
     assert_eq!(policy.non_retryable_reasons, ["EXIT_CODE", "SIGNAL"]);
     let retention = settings.retention;
-    assert_eq!((retention.finished, retention.failed), (day, 2 * day));
+    assert_eq!(
+        (retention.finished, retention.failed),
+        (Some(day), Some(2 * day))
+    );
     let caps = Caps {
         max_attempts: Some(100),
         initial_backoff: Some(Duration::from_secs(2)),

@@ -16,7 +16,7 @@ use crate::config::value::{self, duration_text};
 use crate::config::{Caps, CommandConfig, JobType, ProgressMode, ResultMode, TypeSettings};
 use crate::job::limits::{ATTEMPTS_MAX, DETAIL_BYTES_MAX, LIST_MAX, TIMEOUTS};
 use crate::job::name::Name;
-use crate::job::policy::{Retention, RetryPolicy, Timeouts, check_reason};
+use crate::job::policy::{GivenRetention, RetryPolicy, Timeouts, check_reason};
 
 /// The keys of a job type, in the order in which they are listed and printed.
 pub const JOB_TYPE_KEYS: [&str; 22] = [
@@ -109,13 +109,18 @@ fn settings(section: &mut Section<'_>) -> TypeSettings {
     let concurrency = section.take("concurrency", Form::Count, |text| {
         value::count(text, value::WORKERS)
     });
-    let mut caps = Caps::default();
+    let retention = retention(section);
+    let mut caps = Caps {
+        // A submit has one time for both.
+        retention: retention.shortest(),
+        ..Caps::default()
+    };
     TypeSettings {
         queue: queue.map_or(default.queue, |(queue, _)| queue),
         concurrency: concurrency.map(|(places, _)| places),
         retry_policy: retry_policy(section, &mut caps),
         timeouts: timeouts(section, &mut caps),
-        retention: retention(section, &mut caps),
+        retention,
         caps,
         progress_interval: duration(section, "progress_interval")
             .unwrap_or(default.progress_interval),
@@ -198,15 +203,11 @@ fn timeouts(section: &mut Section<'_>, caps: &mut Caps) -> Timeouts {
     }
 }
 
-/// How long jobs are kept. A submit has one time for both: the shorter one that is set is its most.
-fn retention(section: &mut Section<'_>, caps: &mut Caps) -> Retention {
-    let default = Retention::default();
-    let finished = duration(section, "retention");
-    let failed = duration(section, "dead_letter_retention");
-    caps.retention = finished.into_iter().chain(failed).min();
-    Retention {
-        finished: finished.unwrap_or(default.finished),
-        failed: failed.unwrap_or(default.failed),
+/// How long jobs are kept, as far as this table of a type or of a tenant says.
+pub(super) fn retention(section: &mut Section<'_>) -> GivenRetention {
+    GivenRetention {
+        finished: duration(section, "retention"),
+        failed: duration(section, "dead_letter_retention"),
     }
 }
 

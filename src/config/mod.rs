@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use crate::job::limits;
 use crate::job::name::Name;
-use crate::job::policy::{Retention, RetryPolicy, Timeouts};
+use crate::job::policy::{GivenRetention, RetryPolicy, Timeouts};
 use crate::job::queue::GivenLimits;
 
 /// Everything a server is told. [`Config::default`] is what `pacenote serve` uses without flags or file.
@@ -50,8 +50,8 @@ pub struct Config {
     pub job_types: BTreeMap<Name, JobType>,
     /// What bounds queues, by name. What is set at run time stands above it.
     pub queues: BTreeMap<Name, GivenLimits>,
-    /// How many jobs of each tenant are started in a round. 1 to 100; 1 where none is given.
-    pub weights: BTreeMap<Name, u32>,
+    /// How the jobs of tenants are treated, by name; one that is not named has the defaults.
+    pub tenants: BTreeMap<Name, TenantSettings>,
 }
 
 impl Default for Config {
@@ -67,7 +67,7 @@ impl Default for Config {
             drain_timeout: limits::DRAIN_DEFAULT,
             job_types: BTreeMap::new(),
             queues: BTreeMap::new(),
-            weights: BTreeMap::new(),
+            tenants: BTreeMap::new(),
         }
     }
 }
@@ -92,8 +92,9 @@ pub struct TypeSettings {
     pub retry_policy: RetryPolicy,
     /// How long things may take.
     pub timeouts: Timeouts,
-    /// How long its jobs are kept once they are over.
-    pub retention: Retention,
+    /// How long its jobs are kept once they are over. Default: as their tenant says, and where it says
+    /// nothing 7 days, and 30 days where they failed.
+    pub retention: GivenRetention,
     /// The most that a submit may ask for in place of these. Default: no less than the bounds of the
     /// protocol. A type of the file has what it sets itself.
     pub caps: Caps,
@@ -108,9 +109,29 @@ impl Default for TypeSettings {
             concurrency: None,
             retry_policy: RetryPolicy::default(),
             timeouts: Timeouts::default(),
-            retention: Retention::default(),
+            retention: GivenRetention::default(),
             caps: Caps::default(),
             progress_interval: limits::PROGRESS_INTERVAL_DEFAULT,
+        }
+    }
+}
+
+/// How the jobs of one tenant are treated, whatever their types.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TenantSettings {
+    /// How many of its jobs are started in a round where several tenants wait. 1 to 100; default 1.
+    pub weight: u32,
+    /// How long its jobs are kept once they are over, where their type says nothing. The shorter one that is
+    /// said is also the most that a submit of the tenant may ask for, whatever its type allows. Default:
+    /// nothing is said.
+    pub retention: GivenRetention,
+}
+
+impl Default for TenantSettings {
+    fn default() -> Self {
+        Self {
+            weight: limits::WEIGHT_DEFAULT,
+            retention: GivenRetention::default(),
         }
     }
 }

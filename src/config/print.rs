@@ -7,7 +7,6 @@ use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::config::JobType;
 use crate::config::file::JOB_TYPES;
 use crate::config::job_type::{CAPPED_KEYS, JOB_TYPE_KEYS, PROGRESS_MODES, RESULT_MODES};
 use crate::config::key::KEYS;
@@ -15,7 +14,10 @@ use crate::config::queue::{QUEUE_KEYS, QUEUES, TENANT_KEYS, TENANTS, rate_text};
 use crate::config::section::bare_or_quoted;
 use crate::config::settings::{Origin, Settings};
 use crate::config::value::{LOG_FORMATS, duration_text, size_text};
-use crate::job::limits::KEY_CONCURRENCY_DEFAULT;
+use crate::config::{JobType, TenantSettings};
+use crate::job::limits::{
+    DEAD_LETTER_RETENTION_DEFAULT, KEY_CONCURRENCY_DEFAULT, RETENTION_DEFAULT,
+};
 use crate::job::name::Name;
 use crate::job::queue::GivenLimits;
 
@@ -42,8 +44,8 @@ pub fn to_toml(settings: &Settings) -> String {
         let value = |key| queue_value(given, key);
         table(&mut text, settings, QUEUES, name, &QUEUE_KEYS, value);
     }
-    for (name, weight) in &config.weights {
-        let value = |_| Some(weight.to_string());
+    for (name, tenant) in &config.tenants {
+        let value = |key| tenant_value(tenant, key);
         table(&mut text, settings, TENANTS, name, &TENANT_KEYS, value);
     }
     text
@@ -71,15 +73,25 @@ fn table(
                 line(text, &format!("#{key} = {value}"), &origin);
             }
             Some(value) => line(text, &format!("{key} = {value}"), &origin),
-            None => line(text, &format!("#{key} ="), &absent(key)),
+            None => line(text, &format!("#{key} ="), &absent(tables, key)),
         }
     }
 }
 
 /// What holds where a key is left out and has no value to show.
-fn absent(key: &str) -> String {
+fn absent(tables: &str, key: &str) -> String {
+    let kept = |default: Duration| {
+        let before = if tables == JOB_TYPES {
+            "the tenant's, or "
+        } else {
+            ""
+        };
+        format!("default: {before}{}", duration_text(default))
+    };
     match key {
         "key_concurrency" => format!("default: {KEY_CONCURRENCY_DEFAULT}"),
+        "retention" => kept(RETENTION_DEFAULT),
+        "dead_letter_retention" => kept(DEAD_LETTER_RETENTION_DEFAULT),
         _ => "default: no limit of its own".to_owned(),
     }
 }
@@ -136,8 +148,8 @@ fn type_value(job_type: &JobType, key: &str) -> Option<String> {
         "non_retryable_reasons" => {
             toml::Value::from(retry.non_retryable_reasons.clone()).to_string()
         }
-        "retention" => span(settings.retention.finished),
-        "dead_letter_retention" => span(settings.retention.failed),
+        "retention" => return settings.retention.finished.map(span),
+        "dead_letter_retention" => return settings.retention.failed.map(span),
         "result" => word(command.result, &RESULT_MODES),
         "progress" => word(command.progress, &PROGRESS_MODES),
         "progress_interval" => span(settings.progress_interval),
@@ -152,6 +164,16 @@ fn queue_value(given: &GivenLimits, key: &str) -> Option<String> {
         "rate_limit" => Some(quoted(&rate_text(given.limits().rate?))),
         "key_concurrency" => Some(given.key_concurrency?.to_string()),
         _ => unreachable!("every key of QUEUE_KEYS is printed: a test prints them all"),
+    }
+}
+
+/// `None` for what the file leaves as it is by default.
+fn tenant_value(tenant: &TenantSettings, key: &str) -> Option<String> {
+    match key {
+        "weight" => Some(tenant.weight.to_string()),
+        "retention" => tenant.retention.finished.map(span),
+        "dead_letter_retention" => tenant.retention.failed.map(span),
+        _ => unreachable!("every key of TENANT_KEYS is printed: a test prints them all"),
     }
 }
 

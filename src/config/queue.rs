@@ -1,15 +1,18 @@
-//! `[queues.x]` and `[tenants.x]` of the file: what bounds a queue, and how large a tenant's share is.
+//! `[queues.x]` and `[tenants.x]` of the file: what bounds a queue, how large a tenant's share is and how long
+//! its jobs are kept.
 
 use std::collections::BTreeMap;
 
 use toml::de::{DeTable, DeValue};
 
+use crate::config::TenantSettings;
 use crate::config::file::named_tables;
+use crate::config::job_type::retention;
 use crate::config::key::Form;
 use crate::config::problem::{Problem, SourceText};
 use crate::config::section::Section;
 use crate::config::value::{self, duration_text};
-use crate::job::limits::{KEY_CONCURRENCY_MAX, QUEUE_CONCURRENCY_MAX, WEIGHT_MAX};
+use crate::job::limits::{KEY_CONCURRENCY_MAX, QUEUE_CONCURRENCY_MAX, WEIGHT_DEFAULT, WEIGHT_MAX};
 use crate::job::name::Name;
 use crate::job::queue::{Given, GivenLimits, RateLimit, check_period, check_starts};
 
@@ -20,7 +23,7 @@ pub const TENANTS: &str = "tenants";
 /// The keys of a queue, in the order in which they are listed and printed.
 pub const QUEUE_KEYS: [&str; 3] = ["concurrency", "rate_limit", "key_concurrency"];
 /// The keys of a tenant.
-pub const TENANT_KEYS: [&str; 1] = ["weight"];
+pub const TENANT_KEYS: [&str; 3] = ["weight", "retention", "dead_letter_retention"];
 
 const PAUSED: &str =
     "a queue is paused while the server runs, with `pacenote queues pause`, and stays so";
@@ -46,15 +49,18 @@ pub(super) fn queues(
     })
 }
 
-/// Reads the tenants' shares.
-pub(super) fn weights(
+/// Reads the tenants.
+pub(super) fn tenants(
     source: &SourceText,
     table: &DeTable<'_>,
     problems: &mut Vec<Problem>,
-) -> BTreeMap<Name, u32> {
+) -> BTreeMap<Name, TenantSettings> {
     named_tables(source, table, TENANTS, name, problems, |section| {
         section.refuse_unknown(&TENANT_KEYS, |_, value| quote_the_dot(value, "tenant"));
-        count(section, "weight", WEIGHT_MAX)
+        Some(TenantSettings {
+            weight: count(section, "weight", WEIGHT_MAX).unwrap_or(WEIGHT_DEFAULT),
+            retention: retention(section),
+        })
     })
 }
 
@@ -100,7 +106,8 @@ mod tests {
     use super::*;
     use crate::config::file::ConfigFile;
     use crate::config::problem::ConfigError;
-    use crate::job::limits::RATE_STARTS_MAX;
+    use crate::job::limits::{DURATION_MAX, RATE_STARTS_MAX};
+    use crate::job::policy::GivenRetention;
 
     #[test]
     fn a_rate_is_read_as_it_is_written() {
@@ -149,7 +156,8 @@ mod tests {
     fn queues_and_tenants_are_read_with_every_key_they_have() {
         let file = parse(
             "[queues.images]\nconcurrency = 100000\nrate_limit = \"2/500ms\"\nkey_concurrency = 10000
-             [queues.\"v1/a.b\"]\n[tenants.acme]\nweight = 100\n[tenants.other]\nweight = 1",
+             [queues.\"v1/a.b\"]\n[tenants.acme]\nweight = 100\nretention = \"365d\"
+             dead_letter_retention = \"0s\"\n[tenants.other]",
         );
         let file = file.expect("it is right");
         let rate = RateLimit {
@@ -163,15 +171,24 @@ mod tests {
         };
         assert_eq!(file.queues[&Name::of("images")], images);
         assert_eq!(file.queues[&Name::of("v1/a.b")], GivenLimits::default());
-        assert_eq!(file.weights[&Name::of("acme")], 100);
-        assert_eq!(file.weights[&Name::of("other")], 1);
+        let acme = TenantSettings {
+            weight: 100,
+            retention: GivenRetention {
+                finished: Some(DURATION_MAX),
+                failed: Some(Duration::ZERO),
+            },
+        };
+        assert_eq!(file.tenants[&Name::of("acme")], acme);
+        let other = &file.tenants[&Name::of("other")];
+        assert_eq!((other.weight, other), (1, &TenantSettings::default()));
     }
 
     #[test]
     fn everything_wrong_with_queues_and_tenants_is_told_at_once_with_its_bound() {
         let told = parse(
             "[queues.a]\nconcurrency = 0\nkey_concurrency = 10001\nrate_limit = \"0/1s\"\npaused = true
-             [queues.\"a b\"]\nconcurrency = 100001\n[tenants.t]\nweight = 101\nwieght = 1",
+             [queues.\"a b\"]\nconcurrency = 100001\n[tenants.t]\nweight = 101\nwieght = 1
+             retention = \"365d 1us\"\ndead_letter_retention = 30\ndead_letter_retentoin = \"1d\"",
         )
         .expect_err("nothing of it is right");
         for what in [
@@ -183,6 +200,9 @@ mod tests {
             "queues.\"a b\".concurrency: is 100001",
             "tenants.t.weight: is 101; 1 to 100 are accepted",
             "did you mean `weight`?",
+            "tenants.t.retention: is \"365d 1us\"; at most \"365d\" are accepted",
+            "tenants.t.dead_letter_retention: expected a duration",
+            "did you mean `dead_letter_retention`?",
         ] {
             assert!(told.contains(what), "{what}\n{told}");
         }
@@ -191,6 +211,10 @@ mod tests {
             ("[queues]\na = 3", "queues.a: expected a table"),
             ("weight = 3", "put it below its [tenants.…]"),
             ("rate_limit = 3", "put it below its [queues.…]"),
+            (
+                "retention = \"1d\"",
+                "a job type or a tenant: put it below its [job_types.…] or [tenants.…]",
+            ),
             ("[tenants.t]\nweight = 0", "is 0; 1 to 100"),
         ] {
             let told = parse(text).expect_err(text);

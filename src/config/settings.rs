@@ -203,9 +203,9 @@ impl Layers<'_> {
                 .file
                 .map(|file| file.queues.clone())
                 .unwrap_or_default(),
-            weights: self
+            tenants: self
                 .file
-                .map(|file| file.weights.clone())
+                .map(|file| file.tenants.clone())
                 .unwrap_or_default(),
         }
     }

@@ -112,6 +112,41 @@ impl Default for Retention {
     }
 }
 
+/// What one source (a job type, a tenant) says about how long jobs are kept once they are over; `None`
+/// where it says nothing. The default says nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct GivenRetention {
+    /// One that has succeeded, was cancelled or has expired. 0 to a year.
+    pub finished: Option<Duration>,
+    /// One that has failed: a dead letter. 0 to a year.
+    pub failed: Option<Duration>,
+}
+
+impl GivenRetention {
+    /// What holds: what this source says, and where it says nothing what `other` says.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            finished: self.finished.or(other.finished),
+            failed: self.failed.or(other.failed),
+        }
+    }
+
+    /// The same with the defaults filled in.
+    pub fn retention(self) -> Retention {
+        let default = Retention::default();
+        Retention {
+            finished: self.finished.unwrap_or(default.finished),
+            failed: self.failed.unwrap_or(default.failed),
+        }
+    }
+
+    /// The shorter one that is said: the most that a submit may ask for, which has one time for both.
+    pub fn shortest(self) -> Option<Duration> {
+        self.finished.into_iter().chain(self.failed).min()
+    }
+}
+
 /// What becomes of a new job whose unique place is taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum OnConflict {

@@ -56,6 +56,7 @@ pub use watch::{Watch, WatchContent, WatchMessage, WatchOptions};
 pub use watch_jobs::{JobsContent, JobsGap, JobsMessage, JobsWatch, JobsWatchOptions, RollUp};
 pub use writer::{Begin, Handed};
 
+use crate::config::TenantSettings;
 use crate::error::{Error, Precondition};
 use crate::events::Hub;
 use crate::job::limits::{LOG_BYTES_DEFAULT, STRING_BYTES_MAX, WAITING_DEFAULT, WATCHERS_DEFAULT};
@@ -91,8 +92,8 @@ pub struct QueueSettings {
     pub waiting_max: usize,
     /// What bounds queues, by name, unless it was set at run time.
     pub queues: BTreeMap<Name, GivenLimits>,
-    /// How many jobs of each tenant are started in a round. 1 to 100; 1 where none is given.
-    pub weights: BTreeMap<Name, u32>,
+    /// How the jobs of tenants are treated, by name; one that is not named has the defaults.
+    pub tenants: BTreeMap<Name, TenantSettings>,
 }
 
 impl Default for QueueSettings {
@@ -104,7 +105,7 @@ impl Default for QueueSettings {
             watchers_max: WATCHERS_DEFAULT,
             waiting_max: WAITING_DEFAULT,
             queues: BTreeMap::new(),
-            weights: BTreeMap::new(),
+            tenants: BTreeMap::new(),
         }
     }
 }
@@ -190,7 +191,9 @@ impl JobQueue {
         settings: QueueSettings,
     ) -> Result<Self, Error> {
         let live = Live::read(store.settings().await?)?;
-        let mut schedule = Schedule::new(settings.weights.clone());
+        let tenants = settings.tenants.iter();
+        let weights = tenants.map(|(name, tenant)| (name.clone(), tenant.weight));
+        let mut schedule = Schedule::new(weights.collect());
         schedule.set_all(&live, &settings.queues, clock.steady());
         let depths = store.depths().await?;
         schedule.moved(&depths);

@@ -136,6 +136,7 @@ impl JobQueue {
         let settings = &self.shared.settings;
         Against {
             types: &settings.types,
+            tenants: &settings.tenants,
             log_bytes_max: settings.log_bytes_max,
             now: self.shared.clock.now(),
         }

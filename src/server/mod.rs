@@ -269,7 +269,7 @@ impl Server {
             watchers_max: self.config.watchers_max,
             waiting_max: self.config.waiting_max,
             queues: self.config.queues.clone(),
-            weights: self.config.weights.clone(),
+            tenants: self.config.tenants.clone(),
         }
     }
 

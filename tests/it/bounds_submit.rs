@@ -3,10 +3,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use pacenote::config::{Caps, TypeSettings};
-use pacenote::job::policy::{Retention, RetryPolicy, Timeouts};
+use pacenote::config::{Caps, TenantSettings, TypeSettings};
+use pacenote::job::policy::{GivenRetention, RetryPolicy, Timeouts};
 use pacenote::pb;
 use pacenote::pb::submit_request::Start;
+use pacenote::queue::default_tenant;
 use prost_types::Timestamp;
 use tonic::Code;
 
@@ -215,9 +216,9 @@ fn tight() -> TypeSettings {
             stall_time: 3_604 * second,
             cancel_grace: second,
         };
-        settings.retention = Retention {
-            finished: 3_605 * second,
-            failed: 3_606 * second,
+        settings.retention = GivenRetention {
+            finished: Some(3_605 * second),
+            failed: Some(3_606 * second),
         };
         settings.caps = Caps {
             max_attempts: Some(2),
@@ -294,6 +295,29 @@ async fn no_option_goes_beyond_what_its_type_sets() {
         message.contains("is 3; job type tight sets 2, and no more is accepted"),
         "{message}"
     );
+    drop(server);
+}
+
+/// Goal: what a tenant sets is the most that is accepted, too. Method: at its bound and one past it.
+#[tokio::test]
+async fn no_retention_goes_beyond_what_its_tenant_sets() {
+    let dir = folder();
+    let setup = Setup::on(dir.path()).config(|config| {
+        let mut own = TenantSettings::default();
+        own.retention.failed = Some(Duration::from_secs(60));
+        config.tenants.insert(default_tenant(), own);
+    });
+    let server = setup.job_type("puppet", Puppets::default()).start().await;
+    let kept = |nanos| pb::SubmitRequest {
+        retention: span(60, nanos),
+        ..submit_request("puppet")
+    };
+    server.submit(kept(0)).await;
+    let refused = server.client.clone().submit(kept(1)).await;
+    let refused = refused.expect_err("more than its tenant allows");
+    assert_eq!(bad_fields(&refused), ["retention"]);
+    let bound = "is 1m 1ns; tenant default sets 1m, and no more is accepted";
+    assert!(refused.message().contains(bound), "{refused:?}");
     drop(server);
 }
 

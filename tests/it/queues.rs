@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pacenote::config::TenantSettings;
 use pacenote::config::queue::rate_limit;
 use pacenote::job::Outcome;
 use pacenote::job::name::Name;
@@ -383,7 +384,11 @@ async fn tenants_share_a_queue_by_their_weights() {
     let dir = folder();
     let setup = Setup::on(dir.path()).config(|config| {
         config.workers = 1;
-        config.weights.insert(Name::of("heavy"), 3);
+        let heavy = TenantSettings {
+            weight: 3,
+            ..TenantSettings::default()
+        };
+        config.tenants.insert(Name::of("heavy"), heavy);
     });
     let (server, _, puppets) = start(setup).await;
     let submit = async |tenant: &'static str, priority: i32| {

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use pacenote::config::TypeSettings;
+use pacenote::config::{TenantSettings, TypeSettings};
 use pacenote::error::Error;
 use pacenote::job::limits::{
     IDEMPOTENCY_KEY_KEPT, LEASE, LOG_BYTES_DEFAULT, RETENTION_DEFAULT, WAITING_DEFAULT,
 };
 use pacenote::job::name::{JobId, JobKey, Name};
 use pacenote::job::payload::Payload;
+use pacenote::job::policy::GivenRetention;
 use pacenote::job::time::{Clock, Timestamp};
 use pacenote::job::{Change, Job, JobSpec, NewJob, Outcome, Report};
 use pacenote::maintenance;
@@ -64,17 +65,26 @@ impl Clock for Clocks {
 
 /// A queue without a pool: a job waits until it is cancelled.
 async fn open(store: impl JobStore) -> (JobQueue, Arc<Clocks>) {
-    let known = KnownType {
-        settings: TypeSettings::default(),
-        check: Arc::new(|_| Ok(())),
-    };
     let settings = QueueSettings {
-        types: [(Name::of("work"), known)].into(),
+        types: [served("work", GivenRetention::default())].into(),
         log_bytes_max: LOG_BYTES_DEFAULT,
         watchers_max: 10,
         waiting_max: WAITING_DEFAULT,
         ..QueueSettings::default()
     };
+    open_with(store, settings).await
+}
+
+fn served(job_type: &'static str, retention: GivenRetention) -> (Name, KnownType) {
+    let settings = TypeSettings {
+        retention,
+        ..TypeSettings::default()
+    };
+    let check = Arc::new(|_: Option<&Payload>| Ok(()));
+    (Name::of(job_type), KnownType { settings, check })
+}
+
+async fn open_with(store: impl JobStore, settings: QueueSettings) -> (JobQueue, Arc<Clocks>) {
     let clocks = Arc::new(Clocks::default());
     let queue = JobQueue::open(Arc::new(store), clocks.clone(), settings).await;
     (queue.expect("it opens"), clocks)
@@ -195,6 +205,69 @@ async fn a_job_goes_at_the_end_of_its_retention_and_not_before() {
     let done = queue.purge_due(10).await.expect("it is done");
     assert_eq!((done.jobs, done.more, done.next), (1, false, None));
     assert!(!is_there(&queue, &key).await);
+    queue.close().await;
+}
+
+/// Goal: a job is kept as it says itself, else as its type, else as its tenant, else by default; its retry is
+/// kept as long. Method: each is cancelled where it waits, and says until when it is kept.
+#[tokio::test]
+async fn a_job_is_kept_as_its_tenant_says_where_nobody_nearer_does() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let dir = folder();
+    let said = |finished, failed| GivenRetention { finished, failed };
+    let acme = TenantSettings {
+        retention: said(Some(HOUR), Some(2 * HOUR)),
+        ..TenantSettings::default()
+    };
+    let settings = QueueSettings {
+        types: [
+            served("work", GivenRetention::default()),
+            served("brief", said(Some(3 * HOUR), None)),
+        ]
+        .into(),
+        tenants: [(Name::of("acme"), acme)].into(),
+        ..QueueSettings::default()
+    };
+    let (queue, clocks) = open_with(sqlite(dir.path()).await, settings).await;
+    let ask = |tenant, job_type, retention| Submission {
+        tenant: Name::of(tenant),
+        retention,
+        ..Submission::new(job_type, None)
+    };
+    let kept = async |key: &JobKey| {
+        let over = queue.cancel(key, String::new()).await.expect("it waits");
+        over.purge_at.map(|at| at.since(clocks.now()))
+    };
+    for (tenant, job_type, own, finished) in [
+        ("other", "work", None, RETENTION_DEFAULT),
+        ("acme", "work", None, HOUR),
+        ("acme", "brief", None, 3 * HOUR),
+        ("acme", "work", Some(HOUR), HOUR),
+        ("acme", "brief", Some(HOUR / 2), HOUR / 2),
+        ("other", "work", Some(2 * HOUR), 2 * HOUR),
+    ] {
+        let submitted = queue.submit(ask(tenant, job_type, own)).await;
+        let (job, _) = submitted.expect("it is taken");
+        assert_eq!(kept(&job.key).await, Some(finished), "{tenant} {job_type}");
+        let (again, _) = queue.retry(&job.key).await.expect("it was cancelled");
+        assert_eq!(again.spec.retention, job.spec.retention);
+        assert_eq!(kept(&again.key).await, Some(finished));
+    }
+    let (job, _) = queue
+        .submit(ask("acme", "brief", None))
+        .await
+        .expect("taken");
+    assert_eq!(
+        job.spec.retention.failed,
+        2 * HOUR,
+        "the tenant's dead letters"
+    );
+    for job_type in ["work", "brief"] {
+        let refused = queue.submit(ask("acme", job_type, Some(HOUR + INSTANT)));
+        let refused = refused.await.expect_err("more than its tenant allows");
+        let bound = "tenant acme sets 1h, and no more is accepted";
+        assert!(refused.to_string().contains(bound), "{refused}");
+    }
     queue.close().await;
 }
 

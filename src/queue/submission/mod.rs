@@ -10,8 +10,8 @@ use std::time::Duration;
 
 pub use overrides::{RetryOverrides, TimeoutOverrides};
 
-use crate::config::TypeSettings;
 use crate::config::value::duration_text;
+use crate::config::{TenantSettings, TypeSettings};
 use crate::error::{Error, Violations};
 use crate::job::limits::{
     DURATION_MAX, DURATIONS, IDEMPOTENCY_KEY_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX,
@@ -62,7 +62,8 @@ pub struct Submission {
     pub retry_policy: RetryOverrides,
     /// In place of the type's own, field by field.
     pub timeouts: TimeoutOverrides,
-    /// How long it is kept once it is over, however it ends. 0 to a year; `None`: the type's.
+    /// How long it is kept once it is over, however it ends. 0 to a year; `None`: the type's, or its
+    /// tenant's.
     pub retention: Option<Duration>,
     /// What it shares a limit with in its queue. A name; empty for nothing.
     pub concurrency_key: String,
@@ -99,6 +100,7 @@ pub struct UniqueRequest {
 #[derive(Clone, Copy)]
 pub(super) struct Against<'a> {
     pub(super) types: &'a BTreeMap<Name, KnownType>,
+    pub(super) tenants: &'a BTreeMap<Name, TenantSettings>,
     pub(super) log_bytes_max: u64,
     pub(super) now: Timestamp,
 }
@@ -162,10 +164,13 @@ impl Submission {
             key => violations.check(&field("concurrency_key"), Name::new(key)),
         };
         let unknown = TypeSettings::default();
+        let of_tenant = against.tenants.get(&self.tenant);
         let mut merge = Merge {
             prefix,
             job_type: &self.job_type,
             own: known.map_or(&unknown, |(_, known)| &known.settings),
+            tenant: &self.tenant,
+            of_tenant: of_tenant.map(|tenant| tenant.retention).unwrap_or_default(),
             violations,
         };
         let retry_policy = merge.retry_policy(&self.retry_policy);

@@ -8,7 +8,8 @@ use crate::config::TypeSettings;
 use crate::config::value::duration_text;
 use crate::error::Violations;
 use crate::job::limits::{ATTEMPTS_MAX, BACKOFF_MULTIPLIERS, DURATIONS, LIST_MAX, TIMEOUTS};
-use crate::job::policy::{Retention, RetryPolicy, Timeouts, check_reason};
+use crate::job::name::Name;
+use crate::job::policy::{GivenRetention, Retention, RetryPolicy, Timeouts, check_reason};
 
 /// In place of the type's retry policy. `None`, or empty: the type's.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -42,13 +43,17 @@ pub struct TimeoutOverrides {
     pub stall_time: Option<Duration>,
 }
 
-/// A type, and how it stands to what a submit asks of it.
+/// A type and a tenant, and how they stand to what a submit asks of them.
 pub(super) struct Merge<'a> {
     /// What stands before the fields' names in the request.
     pub(super) prefix: &'a str,
     pub(super) job_type: &'a str,
     /// What holds where the submit says nothing, and what it may ask for.
     pub(super) own: &'a TypeSettings,
+    pub(super) tenant: &'a Name,
+    /// What holds where neither the submit nor its type says how long the job is kept; and the most that
+    /// the submit may ask for, whatever the type allows.
+    pub(super) of_tenant: GivenRetention,
     pub(super) violations: &'a mut Violations,
 }
 
@@ -123,10 +128,24 @@ impl Merge<'_> {
         }
     }
 
-    /// One time for a job however it ends.
+    /// How long a job is kept: as the submit says (one time, however it ends), else its type, else its
+    /// tenant, else the default. Type and tenant both say how much a submit may ask for.
     pub(super) fn retention(&mut self, given: Option<Duration>) -> Retention {
-        let kept = self.span("retention", given, &DURATIONS, self.own.caps.retention);
-        kept.map_or(self.own.retention, |kept| Retention {
+        const FIELD: &str = "retention";
+        let of_type = self.own.caps.retention;
+        let tenants = self.of_tenant.shortest();
+        let tenants = tenants.filter(|most| of_type.is_none_or(|of_type| *most < of_type));
+        let kept = match tenants {
+            None => self.span(FIELD, given, &DURATIONS, of_type),
+            Some(most) => {
+                let asked = self.span(FIELD, given, &DURATIONS, None);
+                let by = ("tenant", self.tenant.as_str());
+                let text = |span: &Duration| duration_text(*span);
+                asked.and_then(|asked| self.capped_by(by, FIELD, asked, Some(most), text))
+            }
+        };
+        let said = self.own.retention.or(self.of_tenant);
+        kept.map_or(said.retention(), |kept| Retention {
             finished: kept,
             failed: kept,
         })
@@ -196,12 +215,23 @@ impl Merge<'_> {
         cap: Option<T>,
         text: impl Fn(&T) -> String,
     ) -> Option<T> {
+        self.capped_by(("job type", self.job_type), field, given, cap, text)
+    }
+
+    /// `by`: what sets the cap, and its name.
+    fn capped_by<T: PartialOrd>(
+        &mut self,
+        by: (&str, &str),
+        field: &str,
+        given: T,
+        cap: Option<T>,
+        text: impl Fn(&T) -> String,
+    ) -> Option<T> {
         if let Some(cap) = cap
             && given > cap
         {
-            let (given, cap, job_type) = (text(&given), text(&cap), self.job_type);
-            let problem =
-                format!("is {given}; job type {job_type} sets {cap}, and no more is accepted");
+            let (given, cap, (what, name)) = (text(&given), text(&cap), by);
+            let problem = format!("is {given}; {what} {name} sets {cap}, and no more is accepted");
             self.refuse(field, problem);
             return None;
         }
@@ -243,12 +273,21 @@ mod tests {
 
     /// Merges, and answers the fields that were refused.
     fn merged<T>(merge: impl FnOnce(&mut Merge<'_>) -> T) -> (T, Vec<String>) {
-        let settings = settings();
+        merged_with(&settings(), GivenRetention::default(), merge)
+    }
+
+    fn merged_with<T>(
+        own: &TypeSettings,
+        of_tenant: GivenRetention,
+        merge: impl FnOnce(&mut Merge<'_>) -> T,
+    ) -> (T, Vec<String>) {
         let mut violations = Violations::default();
         let merged = merge(&mut Merge {
             prefix: "submit.",
             job_type: "t",
-            own: &settings,
+            own,
+            tenant: &Name::of("acme"),
+            of_tenant,
             violations: &mut violations,
         });
         let told = violations.into_told().into_iter();
@@ -301,6 +340,74 @@ mod tests {
         assert_eq!(told, [] as [&str; 0]);
         let (_, told) = merged(|merge| merge.retention(Some(Duration::from_secs(11))));
         assert_eq!(told.len(), 1);
+    }
+
+    fn said(finished: Option<u64>, failed: Option<u64>) -> GivenRetention {
+        GivenRetention {
+            finished: finished.map(Duration::from_secs),
+            failed: failed.map(Duration::from_secs),
+        }
+    }
+
+    /// Goal: the job's own, else the type's, else the tenant's, else the default, for each end by itself.
+    #[test]
+    fn how_long_a_job_is_kept_is_said_by_the_nearest_that_says_it() {
+        let default = Retention::default();
+        let (week, month) = (default.finished.as_secs(), default.failed.as_secs());
+        for (of_type, of_tenant, finished, failed) in [
+            (said(None, None), said(None, None), week, month),
+            (said(None, None), said(Some(5), None), 5, month),
+            (said(None, None), said(None, Some(6)), week, 6),
+            (said(Some(1), None), said(Some(5), Some(6)), 1, 6),
+            (said(None, Some(2)), said(Some(5), Some(6)), 5, 2),
+            (said(Some(9), Some(9)), said(Some(5), Some(6)), 9, 9),
+        ] {
+            let own = TypeSettings {
+                retention: of_type,
+                ..TypeSettings::default()
+            };
+            let kept = merged_with(&own, of_tenant, |merge| merge.retention(None));
+            let retention = said(Some(finished), Some(failed)).retention();
+            assert_eq!(kept, (retention, vec![]), "{of_type:?} {of_tenant:?}");
+            // The job's own stands above all of them.
+            let four = Some(Duration::from_secs(4));
+            let (kept, told) = merged_with(&own, of_tenant, |merge| merge.retention(four));
+            let retention = said(Some(4), Some(4)).retention();
+            assert_eq!((kept, told), (retention, vec![]));
+        }
+    }
+
+    /// Goal: what is asked for is bound by the shorter of what type and tenant set, which is named. Method:
+    /// at the bound and one past it.
+    #[test]
+    fn the_shorter_cap_of_type_and_tenant_holds_and_is_named() {
+        let year = DURATIONS.end().as_secs();
+        for (of_type, of_tenant, most, by) in [
+            (Some(10), said(None, None), 10, "job type t sets 10s"),
+            (
+                Some(10),
+                said(Some(20), Some(30)),
+                10,
+                "job type t sets 10s",
+            ),
+            (Some(10), said(Some(10), None), 10, "job type t sets 10s"),
+            (Some(10), said(Some(20), Some(9)), 9, "tenant acme sets 9s"),
+            (None, said(Some(8), Some(9)), 8, "tenant acme sets 8s"),
+            (None, said(None, Some(0)), 0, "tenant acme sets 0s"),
+            (None, said(Some(year), None), year, "0s to 365d is accepted"),
+        ] {
+            let mut own = TypeSettings::default();
+            own.caps.retention = of_type.map(Duration::from_secs);
+            let ask = |secs| {
+                let given = Some(Duration::from_secs(secs));
+                merged_with(&own, of_tenant, |merge| merge.retention(given))
+            };
+            let retention = said(Some(most), Some(most)).retention();
+            assert_eq!(ask(most), (retention, vec![]), "{by}");
+            let (_, told) = ask(most + 1);
+            assert_eq!(told.len(), 1);
+            assert!(told[0].contains(by), "{told:?}");
+        }
     }
 
     #[test]
