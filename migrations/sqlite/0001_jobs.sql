@@ -26,6 +26,7 @@ create table jobs (
     updated_at_us integer not null,
     ended_at_us integer,
     purge_at_us integer,
+    events_purge_at_us integer,
     batch_id blob,
     concurrency_key text,
     unique_key blob,
@@ -57,6 +58,8 @@ create index jobs_set_aside on jobs (tenant, queue, job_type, state, id)
 create index jobs_deadline on jobs (deadline_at_us) where deadline_at_us is not null;
 -- Serves retention.
 create index jobs_purge on jobs (purge_at_us) where purge_at_us is not null;
+-- Serves retention of what came before the end: only jobs of types that ask for it are written here.
+create index jobs_events_purge on jobs (events_purge_at_us) where events_purge_at_us is not null;
 -- Serves the search for leases that ended, and for attempts that are silent.
 create index jobs_leased on jobs (lease_expires_at_us) where state in ('running', 'cancelling');
 -- Serves idempotent submits, and holds their promise: one job a key.

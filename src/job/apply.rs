@@ -415,7 +415,11 @@ impl Job {
         self.end_lease();
         self.0.ended_at = Some(now);
         self.0.deadline_at = None;
-        self.0.purge_at = Some(self.kept_until(state, now));
+        let kept_until = self.kept_until(state, now);
+        let events_kept = self.spec.event_retention.map(|kept| now.after(kept));
+        self.0.purge_at = Some(kept_until);
+        // Where all of it goes no later, nobody has to come for its front.
+        self.0.events_purge_at = events_kept.filter(|at| *at < kept_until);
         self.move_to(applied, state, reason, now);
     }
 

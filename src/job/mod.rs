@@ -77,6 +77,8 @@ pub struct JobFields {
     pub ended_at: Option<Timestamp>,
     /// Once it has ended: when it may be removed.
     pub purge_at: Option<Timestamp>,
+    /// Once it has ended: when the front of its log may be removed, where that is sooner; `None` once it is.
+    pub events_purge_at: Option<Timestamp>,
     /// Changes so far: a store writes a row only if it still has the version that was read.
     pub version: i64,
     /// What is shown but never searched.
@@ -112,6 +114,8 @@ pub struct JobSpec {
     pub timeouts: Timeouts,
     /// How long it is kept once it is over.
     pub retention: Retention,
+    /// How long the front of its log is kept once it is over. 0 to a year; `None`: as long as the job.
+    pub event_retention: Option<std::time::Duration>,
     /// Output and log lines kept. Bytes.
     pub log_bytes_max: u64,
     /// At most one progress event is stored in this time; zero for one a commit.
@@ -143,6 +147,7 @@ impl JobSpec {
             retry_policy: RetryPolicy::default(),
             timeouts: Timeouts::default(),
             retention: Retention::default(),
+            event_retention: None,
             log_bytes_max: limits::LOG_BYTES_DEFAULT,
             progress_interval: limits::PROGRESS_INTERVAL_DEFAULT,
         }
@@ -588,6 +593,7 @@ impl Job {
             updated_at: now,
             ended_at: None,
             purge_at: None,
+            events_purge_at: None,
             version: 0,
             detail: JobDetail {
                 expires_at,

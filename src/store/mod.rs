@@ -237,7 +237,8 @@ pub enum Purge {
     /// A finished job, its log and its payloads.
     Job(JobKey),
     /// The front of a finished job's log: whole segments whose events are all up to this sequence, but
-    /// never its last event. Of a long one, as much as has room.
+    /// never its last event. Of a long one, as much as has room. Once nothing is left that could go before
+    /// its last event, the job is due no more by [`Timer::PurgeEvents`].
     Events(JobKey, i64),
     /// What is left of the logs of jobs that are gone already, as much as has room.
     Rest,
@@ -252,7 +253,7 @@ pub enum Purged {
     Events(JobKey, i64),
     /// Part of what was left. There may be more.
     Rest,
-    /// Nothing: there is no such job, or it is not finished; or nothing is left.
+    /// Nothing: there is no such job, or it is not finished; or nothing is left to remove.
     Nothing,
     /// Nothing yet: the transaction was full. Ask again.
     Later,

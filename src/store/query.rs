@@ -282,6 +282,8 @@ pub enum Timer {
     Deadline,
     /// When a finished job may be removed.
     Purge,
+    /// When the front of a finished job's log may be removed.
+    PurgeEvents,
 }
 
 /// Times of a living attempt, by the steady clock.

@@ -211,6 +211,7 @@ impl Tables {
             Timer::Start => &self.scheduled,
             Timer::Deadline => &self.deadlines,
             Timer::Purge => &self.purges,
+            Timer::PurgeEvents => &self.event_purges,
         };
         let mut due = Due {
             keys: Vec::new(),

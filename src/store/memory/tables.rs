@@ -35,6 +35,8 @@ pub(super) struct Tables {
     pub(super) deadlines: BTreeSet<(Timestamp, JobKey)>,
     /// What is over, by the end of its retention.
     pub(super) purges: BTreeSet<(Timestamp, JobKey)>,
+    /// What is over and has not lost the front of its log, by when it may.
+    pub(super) event_purges: BTreeSet<(Timestamp, JobKey)>,
     /// What runs, by the end of its lease.
     pub(super) leased: BTreeSet<(Timestamp, JobKey)>,
     pub(super) keys_running: KeysRunning,
@@ -78,6 +80,7 @@ impl Default for Tables {
             scheduled: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             purges: BTreeSet::new(),
+            event_purges: BTreeSet::new(),
             leased: BTreeSet::new(),
             keys_running: KeysRunning::default(),
             depths: BTreeMap::new(),
@@ -235,6 +238,7 @@ impl Tables {
             Timer::Start => &mut self.scheduled,
             Timer::Deadline => &mut self.deadlines,
             Timer::Purge => &mut self.purges,
+            Timer::PurgeEvents => &mut self.event_purges,
         }
     }
 }
@@ -257,6 +261,7 @@ fn times_of(job: &Job) -> impl Iterator<Item = (Timer, Timestamp)> {
         (Timer::Start, start),
         (Timer::Deadline, job.deadline_at),
         (Timer::Purge, job.purge_at),
+        (Timer::PurgeEvents, job.events_purge_at),
     ];
     let times = times.into_iter();
     times.filter_map(|(timer, at)| at.map(|at| (timer, at)))
@@ -330,22 +335,31 @@ impl Tables {
         let Some(row) = self.jobs.get_mut(&key) else {
             return Purged::Nothing;
         };
+        if !row.job.state.is_terminal() {
+            return Purged::Nothing;
+        }
         // The last segment always stays.
-        let through = through.min(row.job.last_sequence - 1);
+        let last = row.job.last_sequence - 1;
+        let (through, done) = (through.min(last), through >= last);
         let gone = row
             .log
             .partition_point(|(_, s)| s.last_sequence() <= through);
-        if gone == 0 || !row.job.state.is_terminal() {
+        if gone == 0 && (!done || row.job.events_purge_at.is_none()) {
             return Purged::Nothing;
         }
         let gone: Vec<_> = row.log.drain(..gone).collect();
         let first = row.log.first();
         let first_sequence = first.map_or(1, |(_, segment)| segment.first_sequence());
-        row.job = Arc::new(Job::from_fields(JobFields {
+        let job = Job::from_fields(JobFields {
             first_sequence,
+            events_purge_at: row.job.events_purge_at.filter(|_| !done),
             version: row.job.version + 1,
             ..JobFields::clone(&row.job)
-        }));
+        });
+        self.update(Arc::new(job));
+        if gone.is_empty() {
+            return Purged::Nothing;
+        }
         self.drop_segments(&key.tenant, gone);
         Purged::Events(key, first_sequence)
     }

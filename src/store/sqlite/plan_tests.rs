@@ -30,7 +30,8 @@ with recursive n(i) as (select 1 union all select i + 1 from n where i < 1000)
 insert into jobs
 select 'default', randomblob(16), 'work', 'default', state, 0, i, 1, 1, 0,
     iif(state in ('running', 'cancelling'), i, null), null, null, iif(state in ('blocked', 'scheduled', 'queued'), i, null), 1, 1, i, i,
-    iif(state = 'succeeded', i, null), iif(state = 'succeeded', i, null), null, 'key',
+    iif(state = 'succeeded', i, null), iif(state = 'succeeded', i, null),
+    iif(state = 'succeeded', i, null), null, 'key',
     cast(i as blob), cast(state || i as blob), 1, x'7b7d', x'7b7d'
 from n, states;
 insert into segments (tenant, job_id, first_sequence, last_sequence, tags, body)
@@ -199,6 +200,11 @@ const CASES: &[Case] = &[
         &["USING COVERING INDEX jobs_purge"],
         &["TEMP B-TREE"],
     ),
+    (
+        read::DUE_TO_PURGE_EVENTS,
+        &["USING COVERING INDEX jobs_events_purge"],
+        &["TEMP B-TREE"],
+    ),
     (read::SILENT, &["USING INDEX jobs_leased"], &["TEMP B-TREE"]),
     (
         read::JOBS_IN_PLACE,
@@ -323,6 +329,11 @@ const CASES: &[Case] = &[
     ),
     (
         purge::SET_FIRST_SEQUENCE,
+        &["SEARCH jobs USING PRIMARY KEY (tenant=? AND id=?)"],
+        &[],
+    ),
+    (
+        purge::SET_NO_EVENTS_DUE,
         &["SEARCH jobs USING PRIMARY KEY (tenant=? AND id=?)"],
         &[],
     ),

@@ -59,11 +59,18 @@ pub(super) const LAST_SEQUENCE: &str = "
 select last_sequence from jobs
 where tenant = ?1 and id = ?2 and ended_at_us is not null";
 
+/// `?3`: nothing is left that could go before the last event.
 pub(super) const SET_FIRST_SEQUENCE: &str = "
 update jobs set version = version + 1,
     first_sequence = (
-        select min(first_sequence) from segments where tenant = ?1 and job_id = ?2)
+        select min(first_sequence) from segments where tenant = ?1 and job_id = ?2),
+    events_purge_at_us = case when ?3 then null else events_purge_at_us end
 where tenant = ?1 and id = ?2 returning first_sequence";
+
+/// A job whose front is due and has nothing that could go.
+pub(super) const SET_NO_EVENTS_DUE: &str = "
+update jobs set version = version + 1, events_purge_at_us = null
+where tenant = ?1 and id = ?2 and events_purge_at_us is not null";
 
 const INSERT_REST: &str = "insert into log_rests (tenant, job_id) values (?1, ?2)";
 
@@ -180,15 +187,19 @@ impl Writer {
             return Ok(Purged::Nothing);
         };
         let (cut, position) = self.cut(which, through.min(last - 1), room)?;
+        let done = through >= last - 1 && cut != Cut::Part;
         if let Some(position) = position {
             self.move_purged(which.0, position)?;
         }
         if cut == Cut::Nothing {
+            if done {
+                self.execute(SET_NO_EVENTS_DUE, which)?;
+            }
             return Ok(Purged::Nothing);
         }
         let first = self
             .prepare(SET_FIRST_SEQUENCE)?
-            .query_row(which, |row| row.get(0))
+            .query_row((which.0, which.1, done), |row| row.get(0))
             .map_err(write_error)?;
         Ok(Purged::Events(key, first))
     }

@@ -226,6 +226,10 @@ pub(super) const DUE_TO_PURGE: &str = "
 select tenant, id, purge_at_us from jobs where purge_at_us is not null
 order by purge_at_us limit $1 + 0";
 
+pub(super) const DUE_TO_PURGE_EVENTS: &str = "
+select tenant, id, events_purge_at_us from jobs where events_purge_at_us is not null
+order by events_purge_at_us limit $1 + 0";
+
 pub(super) const LEASES_ENDED: &str = "
 select tenant, id, attempt from jobs
 where state in ('running', 'cancelling') and lease_expires_at_us < $1
@@ -435,6 +439,7 @@ pub(super) async fn due(
         Timer::Start => DUE_TO_START,
         Timer::Deadline => DUE_TO_EXPIRE,
         Timer::Purge => DUE_TO_PURGE,
+        Timer::PurgeEvents => DUE_TO_PURGE_EVENTS,
     };
     let select = sqlx::query(sql).bind(i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX));
     let rows = readers.all(select).await?;

@@ -28,13 +28,13 @@ macro_rules! job_columns {
          j.updated_at_us, j.ended_at_us, j.version, j.detail, \
          j.job_type, j.queue, j.priority, j.idempotency_key, j.spec, \
          j.stall_at_us, j.stalled_since_us, j.deadline_at_us, j.purge_at_us, \
-         j.batch_id, j.concurrency_key, j.unique_key"
+         j.batch_id, j.concurrency_key, j.unique_key, j.events_purge_at_us"
     };
 }
 pub(super) use job_columns;
 
 /// How many columns [`job_columns`] names.
-pub(super) const JOB_COLUMNS: usize = 27;
+pub(super) const JOB_COLUMNS: usize = 28;
 
 /// A row of the readers' library or of the writer's. Columns are counted from 0; one that holds
 /// something else than it is read as is damaged.
@@ -102,6 +102,7 @@ pub(super) fn job(row: &impl Columns) -> Result<Job, StoreError> {
         updated_at: Timestamp::from_micros(number(row, 11)?),
         ended_at: time(row, 12)?,
         purge_at: time(row, 23)?,
+        events_purge_at: time(row, 27)?,
         version: number(row, 13)?,
         detail: from_json(blob(row, 14)?)?,
         spec: Arc::new(spec(row)?),
@@ -141,6 +142,7 @@ fn spec(row: &impl Columns) -> Result<JobSpec, StoreError> {
         retry_policy: owned(rest.retry_policy),
         timeouts: owned(rest.timeouts),
         retention: owned(rest.retention),
+        event_retention: rest.event_retention,
         log_bytes_max: rest.log_bytes_max.unwrap_or(LOG_BYTES_DEFAULT),
         progress_interval: rest.progress_interval.unwrap_or(PROGRESS_INTERVAL_DEFAULT),
     })
@@ -161,6 +163,8 @@ struct Rest<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     retention: Option<Cow<'a, Retention>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    event_retention: Option<Duration>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     unique_window: Option<Duration>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     retry_of: Option<JobId>,
@@ -178,6 +182,7 @@ pub(super) fn rest_of(spec: &JobSpec) -> Vec<u8> {
         retry_policy: unless_default(&spec.retry_policy),
         timeouts: unless_default(&spec.timeouts),
         retention: unless_default(&spec.retention),
+        event_retention: spec.event_retention,
         unique_window: spec.unique.as_ref().map(|unique| unique.window),
         retry_of: spec.retry_of,
         log_bytes_max: (spec.log_bytes_max != LOG_BYTES_DEFAULT).then_some(spec.log_bytes_max),

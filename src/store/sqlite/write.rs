@@ -50,9 +50,9 @@ insert into jobs (
     tenant, id, job_type, queue, priority, idempotency_key, spec, created_at_us, state, run_at_us,
     attempt, attempts_charged, attempts_lost, lease_expires_at_us, first_sequence, last_sequence,
     updated_at_us, ended_at_us, version, detail, stall_at_us, stalled_since_us, deadline_at_us,
-    purge_at_us, batch_id, concurrency_key, unique_key)
+    purge_at_us, batch_id, concurrency_key, unique_key, events_purge_at_us)
 values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20,
-    ?21, ?22, ?23, ?24, ?25, ?26, ?27)";
+    ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28)";
 
 /// `?3` is the version that was read.
 pub(super) const UPDATE_JOB: &str = "
@@ -60,7 +60,7 @@ update jobs set
     state = ?4, run_at_us = ?5, attempt = ?6, attempts_charged = ?7, attempts_lost = ?8,
     lease_expires_at_us = ?9, first_sequence = ?10, last_sequence = ?11, updated_at_us = ?12,
     ended_at_us = ?13, version = ?14, detail = ?15, stall_at_us = ?16, stalled_since_us = ?17,
-    deadline_at_us = ?18, purge_at_us = ?19
+    deadline_at_us = ?18, purge_at_us = ?19, events_purge_at_us = ?20
 where tenant = ?1 and id = ?2 and version = ?3";
 
 const INSERT_PAYLOAD: &str = "
@@ -248,6 +248,7 @@ impl Writer {
             spec.batch_id.map(|id| id.as_uuid().as_bytes().to_vec()),
             spec.concurrency_key.as_ref().map(Name::as_str),
             spec.unique.as_ref().map(|unique| unique.key.as_bytes()),
+            job.events_purge_at.map(Timestamp::as_micros),
         ];
         self.execute(INSERT_JOB, values).map(drop)
     }
@@ -274,6 +275,7 @@ impl Writer {
             job.stalled_since.map(Timestamp::as_micros),
             job.deadline_at.map(Timestamp::as_micros),
             job.purge_at.map(Timestamp::as_micros),
+            job.events_purge_at.map(Timestamp::as_micros),
         ];
         match self.execute(UPDATE_JOB, values)? {
             1 => Ok(()),

@@ -64,7 +64,7 @@ insert into jobs
     select tenant, c.id, job_type, queue, state, priority, run_at_us, attempt, attempts_charged,
         attempts_lost, lease_expires_at_us, stall_at_us, stalled_since_us, deadline_at_us,
         first_sequence, last_sequence, created_at_us, updated_at_us, ended_at_us, purge_at_us,
-        batch_id, concurrency_key, unique_key, idempotency_key, version, spec, detail
+        events_purge_at_us, batch_id, concurrency_key, unique_key, idempotency_key, version, spec, detail
     from copies c, (select * from jobs where state = 'queued' limit 1);
 update depths set jobs = jobs + 99980 where state = 'queued';
 commit";

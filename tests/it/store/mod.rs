@@ -103,6 +103,7 @@ macro_rules! contract {
             tenants::a_log_is_read_on_behind_a_hole,
             tenants::every_purge_is_counted,
             times::what_is_over_is_found_when_it_need_not_be_kept,
+            times::fronts_of_logs_are_found_until_they_have_gone,
             times::silent_attempts_are_found,
             batches::a_batch_is_answered_in_its_order,
             batches::a_batch_sent_again_gives_the_same_jobs,

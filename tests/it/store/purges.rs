@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pacenote::job::payload::Payload;
 use pacenote::job::{JobState, Outcome, Report};
-use pacenote::store::{Purge, Purged};
+use pacenote::store::{Purge, Purged, Timer};
 
 use super::bench::{Bench, cancel, changed, finish, lose, output, query, report};
 
@@ -120,11 +120,11 @@ pub(crate) async fn the_front_of_a_log_goes_and_its_last_event_stays(bench: Benc
     assert_eq!(bench.purge(purge).await, [Purged::Job(over.key.clone())]);
 }
 
-/// A finished job with so many segments.
+/// A finished job with so many segments. The front of its log may go at once.
 async fn long_job(bench: &Bench, segments: usize) -> std::sync::Arc<pacenote::job::Job> {
-    let committed = bench
-        .commit(vec![bench.new_job().hand_over()], vec![])
-        .await;
+    let new = bench.new_job();
+    let new = new.spec(|spec| spec.event_retention = Some(Duration::ZERO));
+    let committed = bench.commit(vec![new.hand_over()], vec![]).await;
     let job = &committed.claimed[0].job;
     // Without the checks of a bench, which read the whole log each time.
     for _ in 0..segments - 2 {
@@ -187,7 +187,8 @@ pub(crate) async fn what_has_no_room_in_a_transaction_is_left_for_the_next(bench
     assert_eq!(bench.list(query("default")).await, []);
 }
 
-/// Goal: the front of a long log goes in parts, too, each of which is a log without holes.
+/// Goal: the front of a long log goes in parts, too, each of which is a log without holes; until the last
+/// one has gone, it is due.
 pub(crate) async fn the_front_of_a_long_log_goes_in_parts(mut bench: Bench) {
     let long = long_job(&bench, 700).await;
     let last = long.last_sequence;
@@ -208,6 +209,9 @@ pub(crate) async fn the_front_of_a_long_log_goes_in_parts(mut bench: Bench) {
         assert_eq!(bench.get(&long.key).await.job.first_sequence, first);
         let log = bench.log(&long.key).await;
         assert_eq!(log.len() as i64, last - first + 1);
+        let due = bench.store().due(Timer::PurgeEvents, bench.now(), 10);
+        let due = due.await.expect("a read").keys;
+        assert_eq!(due.contains(&long.key), first < last);
     }
     assert_eq!(first, last);
 }

@@ -41,6 +41,7 @@ async fn failed(bench: &Bench) -> JobKey {
             spec.retry_policy.max_attempts = 5;
             spec.timeouts.run_timeout = Some(Duration::from_secs(9));
             spec.retention.failed = Duration::from_secs(77);
+            spec.event_retention = Some(Duration::from_secs(7));
         });
     let committed = bench.commit(vec![new.hand_over()], vec![]).await;
     let job = committed.claimed[0].job.clone();

@@ -1,13 +1,14 @@
 //! Rules: what is due, and whose lease has ended.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::bench::{Bench, cancel, changed, lose, output, report};
+use super::bench::{Bench, cancel, changed, finish, lose, output, report};
 use pacenote::job::event::JobError;
 use pacenote::job::payload::Payload;
 use pacenote::job::time::Timestamp;
-use pacenote::job::{Change, JobState, Outcome, Refusal};
-use pacenote::store::{AttemptTimer, Due, Reply, Timer};
+use pacenote::job::{Change, Job, JobState, Outcome, Refusal};
+use pacenote::store::{AttemptTimer, Due, Purge, Purged, Reply, Timer};
 
 pub(crate) async fn due_jobs_come_earliest_first_and_say_what_is_next(bench: Bench) {
     let nothing = Due {
@@ -223,14 +224,95 @@ pub(crate) async fn what_is_over_is_found_when_it_need_not_be_kept(bench: Bench)
     assert_eq!((found.keys.len(), found.next), (0, first.purge_at));
     bench.pass(secs(10));
     assert_eq!(due().await.map(|due| due.keys), Ok(vec![first.key.clone()]));
-    bench
-        .purge(vec![pacenote::store::Purge::Job(first.key.clone())])
-        .await;
+    bench.purge(vec![Purge::Job(first.key.clone())]).await;
     bench.pass(secs(10));
     assert_eq!(
         due().await.map(|due| due.keys),
         Ok(vec![second.key.clone()])
     );
+}
+
+async fn fronts_due(bench: &Bench) -> Due {
+    let due = bench.store().due(Timer::PurgeEvents, bench.now(), 10);
+    let mut due = due.await.expect("a read");
+    due.keys.sort();
+    due
+}
+
+/// Goal: the front of a log is due when its time is over, not before, and until nothing is left that could
+/// go; never where the job itself goes no later. Method: jobs of each kind, and the timer after each step.
+pub(crate) async fn fronts_of_logs_are_found_until_they_have_gone(mut bench: Bench) {
+    let (secs, tick) = (Duration::from_secs, Duration::from_micros(1));
+    let kept = |bench: &Bench, events| {
+        bench.new_job().spec(|spec| {
+            spec.retention.finished = secs(10);
+            spec.event_retention = Some(events);
+        })
+    };
+    let due = |keys: &[&Arc<Job>], next: Option<&Arc<Job>>| {
+        let mut keys: Vec<_> = keys.iter().map(|job| job.key.clone()).collect();
+        keys.sort();
+        let next = next.and_then(|job| job.events_purge_at);
+        Due { keys, next }
+    };
+    bench.finished(bench.new_job()).await;
+    let whole = bench.finished(kept(&bench, secs(10))).await;
+    assert_eq!(
+        (whole.events_purge_at, whole.purge_at.is_some()),
+        (None, true)
+    );
+    bench.submit(kept(&bench, secs(0)).job_type("x")).await;
+    assert_eq!(fronts_due(&bench).await, due(&[], None));
+
+    let last = bench.finished(kept(&bench, secs(10) - tick)).await;
+    // Its key keeps the job for a day.
+    let keyed = bench
+        .finished(kept(&bench, secs(10)).idempotent("k", "print"))
+        .await;
+    let first = bench.finished(kept(&bench, secs(5))).await;
+    let new = kept(&bench, secs(5));
+    let key = new.new.key.clone();
+    let end = changed(&key, finish(1, Outcome::Succeeded(None)));
+    bench.commit(vec![new.hand_over(), end], vec![]).await;
+    let single = bench.get(&key).await.job;
+    assert_eq!(first.events_purge_at, Some(bench.now().after(secs(5))));
+    bench.pass(secs(5) - tick);
+    assert_eq!(fronts_due(&bench).await, due(&[], Some(&first)));
+    bench.pass(tick);
+    assert_eq!(
+        fronts_due(&bench).await,
+        due(&[&first, &single], Some(&last))
+    );
+
+    let front = |job: &Arc<Job>, through| vec![Purge::Events(job.key.clone(), through)];
+    assert_eq!(bench.purge(front(&first, 1)).await, [Purged::Nothing]);
+    // What came in one commit goes together, or stays.
+    assert_eq!(
+        bench.purge(front(&single, i64::MAX)).await,
+        [Purged::Nothing]
+    );
+    assert_eq!(fronts_due(&bench).await, due(&[&first], Some(&last)));
+    let gone = [Purged::Events(first.key.clone(), first.last_sequence)];
+    assert_eq!(bench.purge(front(&first, i64::MAX)).await, gone);
+    bench.crash().await;
+    assert_eq!(fronts_due(&bench).await, due(&[], Some(&last)));
+    for (job, first_sequence) in [(&first, 3), (&single, 1)] {
+        let found = bench.get(&job.key).await.job;
+        assert_eq!(
+            (found.events_purge_at, found.purge_at),
+            (None, job.purge_at)
+        );
+        assert_eq!(found.first_sequence, first_sequence);
+        assert_eq!(found.version, job.version + 1);
+    }
+    bench.pass(secs(5));
+    assert_eq!(fronts_due(&bench).await, due(&[&last, &keyed], None));
+    let jobs = [&last, &keyed].map(|job| Purge::Job(job.key.clone()));
+    bench.purge(jobs.to_vec()).await;
+    assert_eq!(fronts_due(&bench).await, due(&[], None));
+    let all = bench.store().due(Timer::Purge, bench.now(), 10).await;
+    let all = all.expect("a read").keys;
+    assert!(all.contains(&first.key) && all.contains(&single.key));
 }
 
 pub(crate) async fn silent_attempts_are_found(bench: Bench) {
