@@ -60,6 +60,7 @@ fn a_job_type_is_read_with_every_key_it_has() {
         non_retryable_reasons = ["EXIT_CODE", "SIGNAL"]
         retention = "1d"
         dead_letter_retention = "2d"
+        event_retention = "1h"
         result = "stdout-json"
         progress = "events"
         progress_interval = "1s"
@@ -103,6 +104,7 @@ fn a_job_type_is_read_with_every_key_it_has() {
         (retention.finished, retention.failed),
         (Some(day), Some(2 * day))
     );
+    assert_eq!(settings.event_retention, Some(hour));
     let caps = Caps {
         max_attempts: Some(100),
         initial_backoff: Some(Duration::from_secs(2)),
@@ -334,6 +336,13 @@ fn the_bounds_of_a_job_type_hold_at_the_limit_and_one_past_it() {
             "\"365d\"",
             "\"-1s\"",
             "\"366d\"",
+        ),
+        (
+            "event_retention",
+            "\"0s\"",
+            "\"365d\"",
+            "3600",
+            "\"365d 1us\"",
         ),
         ("max_backoff", "\"1s\"", "\"365d\"", "\"999ms\"", "\"366d\""),
         ("initial_backoff", "\"0s\"", "\"10m\"", "\"x\"", "\"601s\""),

@@ -19,7 +19,7 @@ use crate::job::name::Name;
 use crate::job::policy::{GivenRetention, RetryPolicy, Timeouts, check_reason};
 
 /// The keys of a job type, in the order in which they are listed and printed.
-pub const JOB_TYPE_KEYS: [&str; 22] = [
+pub const JOB_TYPE_KEYS: [&str; 23] = [
     "command",
     "dir",
     "env",
@@ -39,6 +39,7 @@ pub const JOB_TYPE_KEYS: [&str; 22] = [
     "non_retryable_reasons",
     "retention",
     "dead_letter_retention",
+    "event_retention",
     "result",
     "progress",
     "progress_interval",
@@ -121,6 +122,7 @@ fn settings(section: &mut Section<'_>) -> TypeSettings {
         retry_policy: retry_policy(section, &mut caps),
         timeouts: timeouts(section, &mut caps),
         retention,
+        event_retention: duration(section, "event_retention"),
         caps,
         progress_interval: duration(section, "progress_interval")
             .unwrap_or(default.progress_interval),

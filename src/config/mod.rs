@@ -95,6 +95,10 @@ pub struct TypeSettings {
     /// How long its jobs are kept once they are over. Default: as their tenant says, and where it says
     /// nothing 7 days, and 30 days where they failed.
     pub retention: GivenRetention,
+    /// How long the front of a job's log is kept once the job is over, however it ended: afterwards its log
+    /// begins with what was stored together with its last event. The job and its result stay. 0 to a year.
+    /// Default `None`: as long as the job; so is a time that is no shorter than that.
+    pub event_retention: Option<Duration>,
     /// The most that a submit may ask for in place of these. Default: no less than the bounds of the
     /// protocol. A type of the file has what it sets itself.
     pub caps: Caps,
@@ -110,6 +114,7 @@ impl Default for TypeSettings {
             retry_policy: RetryPolicy::default(),
             timeouts: Timeouts::default(),
             retention: GivenRetention::default(),
+            event_retention: None,
             caps: Caps::default(),
             progress_interval: limits::PROGRESS_INTERVAL_DEFAULT,
         }

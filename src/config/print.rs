@@ -92,6 +92,7 @@ fn absent(tables: &str, key: &str) -> String {
         "key_concurrency" => format!("default: {KEY_CONCURRENCY_DEFAULT}"),
         "retention" => kept(RETENTION_DEFAULT),
         "dead_letter_retention" => kept(DEAD_LETTER_RETENTION_DEFAULT),
+        "event_retention" => "default: as long as the job".to_owned(),
         _ => "default: no limit of its own".to_owned(),
     }
 }
@@ -150,6 +151,7 @@ fn type_value(job_type: &JobType, key: &str) -> Option<String> {
         }
         "retention" => return settings.retention.finished.map(span),
         "dead_letter_retention" => return settings.retention.failed.map(span),
+        "event_retention" => return settings.event_retention.map(span),
         "result" => word(command.result, &RESULT_MODES),
         "progress" => word(command.progress, &PROGRESS_MODES),
         "progress_interval" => span(settings.progress_interval),

@@ -252,7 +252,7 @@ fn what_is_printed_read_as_a_file_gives_the_same_settings() {
          run_timeout = \"1h 1ms\"\n[job_types.d]\ncommand = [\"y\"]\nresult = \"events\"\n\
          [queues.\"a.b\"]\nconcurrency = 3\nrate_limit = \"5/1m 30s\"\n[queues.c]\nkey_concurrency = 2\n\
          [tenants.acme]\nweight = 9\nretention = \"1d 1us\"\n[tenants.b]\n\
-         dead_letter_retention = \"2d\"\n[job_types.e]\ncommand = [\"z\"]\nretention = \"3h\"\n",
+         dead_letter_retention = \"2d\"\n[job_types.e]\ncommand = [\"z\"]\nretention = \"3h\"\nevent_retention = \"2h 1us\"\n",
     );
     given.flags.insert("workers", "3".to_owned());
     let first = Settings::resolve(&given).expect("it is right");
@@ -265,6 +265,8 @@ fn what_is_printed_read_as_a_file_gives_the_same_settings() {
         "# default: the tenant's, or 30d",
         "retention = \"1d 1us\"",
         "# default: 7d",
+        "# default: as long as the job",
+        "event_retention = \"2h 1us\"",
     ];
     assert!(
         origins.iter().all(|part| printed.contains(part)),

@@ -1,4 +1,4 @@
-//! Removes what is over and whose time has come, a little at a time.
+//! Removes what is over and whose time has come, jobs and the fronts of their logs, a little at a time.
 //!
 //! It takes half of the writer's time at most, so that a submit never waits for more than one short
 //! transaction of its. A wall clock that jumps ahead makes it rest, so that nothing is lost to a clock that
@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use crate::job::time::Timestamp;
 use crate::queue::JobQueue;
 
-/// Jobs of one transaction. Chosen: a millisecond or two of the writer's time.
-const JOBS: usize = 32;
+/// Jobs of one round, and fronts of logs. Chosen: a millisecond or two of the writer's time each.
+const EACH: usize = 32;
 /// The longest sleep: the wall clock may have jumped meanwhile.
 const CHECK_MAX: Duration = Duration::from_secs(10);
 /// Pause after a failure. What failed is logged where it failed.
@@ -23,7 +23,7 @@ const JUMP_MAX: Duration = Duration::from_secs(600);
 /// How long nothing is removed after a jump. Chosen: time for somebody to see the warning.
 const JUMP_REST: Duration = Duration::from_secs(3600);
 
-/// Wakes when the next job may be removed, or when one ended that may be removed sooner.
+/// Wakes when the next job or front may be removed, or when a job ended of which that is so sooner.
 pub(super) async fn retire(queue: JobQueue) {
     let mut jumps = Jumps::new(queue.now(), queue.steady_now());
     loop {
@@ -33,7 +33,7 @@ pub(super) async fn retire(queue: JobQueue) {
             continue;
         }
         let began = Instant::now();
-        let sleep = match queue.purge_due(JOBS).await {
+        let sleep = match queue.purge_due(EACH).await {
             // As long as it took: the other half of the time is for others.
             Ok(done) if done.more => {
                 tokio::time::sleep(began.elapsed()).await;

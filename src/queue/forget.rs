@@ -17,9 +17,11 @@ use crate::store::{Purge, Purged, Timer, View};
 pub struct Retired {
     /// Jobs that were removed.
     pub jobs: usize,
+    /// Logs of other jobs whose front, or a part of it, was removed.
+    pub logs: usize,
     /// There may be more to remove at once.
     pub more: bool,
-    /// When the next job after them may be removed.
+    /// When the next job after them, or the front of the next log, may be removed.
     pub next: Option<Timestamp>,
 }
 
@@ -28,12 +30,13 @@ pub struct Retired {
 pub(super) struct Retention {
     /// When it has to look again.
     pub(super) alarm: Alarm,
-    /// The first job of a round in which none could be removed.
-    stuck: Mutex<Option<JobKey>>,
+    /// The first job of a round in which none could be removed, and the first one of a round in which no
+    /// front of a log could.
+    stuck: Mutex<[Option<JobKey>; 2]>,
 }
 
 impl Retention {
-    fn stuck(&self) -> MutexGuard<'_, Option<JobKey>> {
+    fn stuck(&self) -> MutexGuard<'_, [Option<JobKey>; 2]> {
         // Nothing in here can be left half done by a panic.
         self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -81,39 +84,59 @@ impl JobQueue {
         Ok(purged)
     }
 
-    /// Removes a few of the jobs whose time has come, and what is left of the logs of some that are gone.
+    /// Removes a few of the jobs whose time has come, the front of a few logs whose time has come, at most
+    /// `each_max` of either, and what is left of the logs of some that are gone.
     ///
     /// # Errors
     /// Where the store cannot be read or written.
-    pub async fn purge_due(&self, jobs_max: usize) -> Result<Retired, Error> {
+    pub async fn purge_due(&self, each_max: usize) -> Result<Retired, Error> {
         let retention = &self.shared.retention;
         // Until the store was read, whatever ends has to be seen.
         retention.alarm.clear();
         let now = self.shared.clock.now();
-        let due = self.shared.store.due(Timer::Purge, now, jobs_max).await?;
-        retention.alarm.set(due.next);
-        let found = due.keys.len();
-        let first = due.keys.first().cloned();
-        let mut purge: Vec<Purge> = due.keys.into_iter().map(Purge::Job).collect();
+        let store = &self.shared.store;
+        let jobs_due = store.due(Timer::Purge, now, each_max).await?;
+        let logs_due = store.due(Timer::PurgeEvents, now, each_max).await?;
+        let next = jobs_due.next.into_iter().chain(logs_due.next).min();
+        retention.alarm.set(next);
+        let first = [&jobs_due, &logs_due].map(|due| due.keys.first().cloned());
+        let mut purge: Vec<Purge> = jobs_due.keys.into_iter().map(Purge::Job).collect();
+        let front = |key| Purge::Events(key, i64::MAX);
+        purge.extend(logs_due.keys.into_iter().map(front));
         purge.push(Purge::Rest);
         let (reply, answer) = oneshot::channel();
         self.send(Request::Purge { purge, reply }).await?;
         let purged = answer.await.map_err(|_| Error::outcome_unknown())??;
-        let gone = purged.iter().filter(|one| matches!(one, Purged::Job(_)));
-        let jobs = gone.count();
+        let count = |is: fn(&Purged) -> bool| purged.iter().filter(|one| is(one)).count();
+        let jobs = count(|one| matches!(one, Purged::Job(_)));
+        let logs = count(|one| matches!(one, Purged::Events(..)));
         // All of them may have been deleted in between; or they stay, and then nothing behind them is reached.
-        let stuck = (found > 0 && jobs == 0).then_some(first).flatten();
+        let [first_job, first_log] = first;
+        let stuck = [
+            first_job.filter(|_| jobs == 0),
+            first_log.filter(|_| logs == 0),
+        ];
+        let is_stuck = stuck.iter().any(Option::is_some);
         let stuck_before = std::mem::replace(&mut *retention.stuck(), stuck.clone());
-        if stuck.is_some() && stuck == stuck_before {
-            let problem = format!("of {found} jobs whose time has come none could be removed");
-            return Err(Error::internal(&problem));
+        for (now, before) in stuck.iter().zip(&stuck_before) {
+            if let Some(key) = now
+                && now == before
+            {
+                let id = key.id;
+                let problem =
+                    format!("of what is due to go nothing could be removed, job {id} the first");
+                return Err(Error::internal(&problem));
+            }
         }
         Ok(Retired {
             jobs,
-            more: stuck.is_some()
-                || due.next.is_some_and(|next| next <= now)
+            logs,
+            more: is_stuck
+                // A long log goes in parts.
+                || logs > 0
+                || next.is_some_and(|next| next <= now)
                 || purged.contains(&Purged::Rest),
-            next: due.next,
+            next,
         })
     }
 

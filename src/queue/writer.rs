@@ -410,7 +410,7 @@ impl Writer {
             if let Some(deadline) = job.deadline_at {
                 self.shared.deadlines.hear(deadline);
             }
-            if let Some(purge_at) = job.purge_at {
+            if let Some(purge_at) = job.events_purge_at.or(job.purge_at) {
                 self.shared.retention.alarm.hear(purge_at);
             }
             let segment = &published.segment;

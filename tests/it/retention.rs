@@ -33,6 +33,7 @@ use crate::harness::{folder, soon};
 use crate::store::connect;
 
 const INSTANT: Duration = Duration::from_micros(1);
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// Clocks that stand still until the test moves them, both alike.
 #[derive(Default)]
@@ -66,7 +67,7 @@ impl Clock for Clocks {
 /// A queue without a pool: a job waits until it is cancelled.
 async fn open(store: impl JobStore) -> (JobQueue, Arc<Clocks>) {
     let settings = QueueSettings {
-        types: [served("work", GivenRetention::default())].into(),
+        types: [served("work", GivenRetention::default(), None)].into(),
         log_bytes_max: LOG_BYTES_DEFAULT,
         watchers_max: 10,
         waiting_max: WAITING_DEFAULT,
@@ -75,9 +76,14 @@ async fn open(store: impl JobStore) -> (JobQueue, Arc<Clocks>) {
     open_with(store, settings).await
 }
 
-fn served(job_type: &'static str, retention: GivenRetention) -> (Name, KnownType) {
+fn served(
+    job_type: &'static str,
+    retention: GivenRetention,
+    event_retention: Option<Duration>,
+) -> (Name, KnownType) {
     let settings = TypeSettings {
         retention,
+        event_retention,
         ..TypeSettings::default()
     };
     let check = Arc::new(|_: Option<&Payload>| Ok(()));
@@ -212,7 +218,6 @@ async fn a_job_goes_at_the_end_of_its_retention_and_not_before() {
 /// kept as long. Method: each is cancelled where it waits, and says until when it is kept.
 #[tokio::test]
 async fn a_job_is_kept_as_its_tenant_says_where_nobody_nearer_does() {
-    const HOUR: Duration = Duration::from_secs(3600);
     let dir = folder();
     let said = |finished, failed| GivenRetention { finished, failed };
     let acme = TenantSettings {
@@ -221,8 +226,8 @@ async fn a_job_is_kept_as_its_tenant_says_where_nobody_nearer_does() {
     };
     let settings = QueueSettings {
         types: [
-            served("work", GivenRetention::default()),
-            served("brief", said(Some(3 * HOUR), None)),
+            served("work", GivenRetention::default(), None),
+            served("brief", said(Some(3 * HOUR), None), None),
         ]
         .into(),
         tenants: [(Name::of("acme"), acme)].into(),
@@ -267,6 +272,127 @@ async fn a_job_is_kept_as_its_tenant_says_where_nobody_nearer_does() {
         let refused = refused.await.expect_err("more than its tenant allows");
         let bound = "tenant acme sets 1h, and no more is accepted";
         assert!(refused.to_string().contains(bound), "{refused}");
+    }
+    queue.close().await;
+}
+
+/// A queue of jobs that lose the front of their logs so long after their end.
+async fn open_with_fronts(store: impl JobStore, kept: Duration) -> (JobQueue, Arc<Clocks>) {
+    let settings = QueueSettings {
+        types: [served("work", GivenRetention::default(), Some(kept))].into(),
+        ..QueueSettings::default()
+    };
+    open_with(store, settings).await
+}
+
+async fn first_sequence(queue: &JobQueue, key: &JobKey) -> i64 {
+    let found = queue.get(key, View::Basic).await.expect("it is kept");
+    found.job.first_sequence
+}
+
+/// Goal: the front of a log goes at the end of its time and not before, although the server was started anew
+/// meanwhile; the job itself at the end of its own.
+#[tokio::test]
+async fn the_front_of_a_log_goes_at_its_time_and_the_job_at_its_own() {
+    let dir = folder();
+    let (queue, clocks) = open_with_fronts(sqlite(dir.path()).await, HOUR).await;
+    let key = over(&queue, "").await;
+    clocks.pass(HOUR - INSTANT);
+    let done = queue.purge_due(10).await.expect("it is done");
+    assert_eq!((done.jobs, done.logs, done.more), (0, 0, false));
+    assert_eq!(done.next, Some(clocks.now().after(INSTANT)));
+    assert_eq!(first_sequence(&queue, &key).await, 1);
+    queue.close().await;
+
+    let (queue, clocks) = open(sqlite(dir.path()).await).await;
+    clocks.pass(HOUR);
+    let done = queue.purge_due(10).await.expect("it is done");
+    assert_eq!((done.jobs, done.logs), (0, 1));
+    assert_eq!(
+        done.next,
+        Some(clocks.now().after(RETENTION_DEFAULT - HOUR))
+    );
+    assert_eq!(first_sequence(&queue, &key).await, 2, "all but its end");
+    let done = queue.purge_due(10).await.expect("it is done");
+    assert_eq!((done.jobs, done.logs, done.more), (0, 0, false));
+    clocks.pass(RETENTION_DEFAULT - HOUR);
+    let done = queue.purge_due(10).await.expect("it is done");
+    assert_eq!((done.jobs, done.logs, done.next), (1, 0, None));
+    assert!(!is_there(&queue, &key).await);
+    queue.close().await;
+}
+
+/// Goal: the duty wakes for a front that may go sooner than anything else, and goes on after a failure.
+#[tokio::test]
+async fn fronts_go_although_a_purge_fails() {
+    let dir = folder();
+    let store = Faulty::open(dir.path()).await;
+    let (queue, _) = open_with_fronts(Fronted(store.clone()), Duration::ZERO).await;
+    let duties = Duties::start(&queue);
+    for error in [None, Some(StoreError::DiskFull)] {
+        let waits = submitted(&queue, "").await.key.clone();
+        if let Some(error) = error {
+            store.fail_next_purge(error);
+        }
+        queue.cancel(&waits, String::new()).await.expect("it waits");
+        soon(async {
+            while first_sequence(&queue, &waits).await == 1 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    duties.end().await;
+    queue.close().await;
+}
+
+/// Goal: very many fronts leave room for others, and nothing else goes with them. Method: submits one after
+/// the other while they go; then payloads and ends are counted.
+#[tokio::test]
+async fn others_come_in_between_while_many_fronts_go() {
+    const JOBS: usize = 1_000;
+    let dir = folder();
+    let store = sqlite(dir.path()).await;
+    let clocks = Clocks::default();
+    for keys in keys(JOBS).chunks(250) {
+        let mut group = lives(keys, HOUR, &clocks);
+        // A commit for each step, so that each log has two segments.
+        let (submits, ends): (Vec<_>, Vec<_>) = std::mem::take(&mut group.entries)
+            .into_iter()
+            .partition(|entry| matches!(entry, Entry::Submit { .. }));
+        let submits = submits.into_iter().map(|mut entry| {
+            if let Entry::Submit { new, .. } = &mut entry {
+                Arc::make_mut(&mut new.spec).event_retention = Some(Duration::ZERO);
+            }
+            entry
+        });
+        group.entries = submits.collect();
+        store.commit(group.clone()).await.expect("stored");
+        group.entries = ends;
+        store.commit(group).await.expect("stored");
+    }
+    let (queue, _) = open(store).await;
+    let duties = Duties::start(&queue);
+    let due = "select count(*) from jobs where events_purge_at_us is not null";
+    assert!(count(dir.path(), "select count(*) from segments").await > JOBS as i64);
+    let mut meanwhile = 0;
+    soon(async {
+        while count(dir.path(), due).await > 0 {
+            submitted(&queue, "").await;
+            meanwhile += 1;
+        }
+    })
+    .await;
+    assert!(meanwhile > 1, "{meanwhile}");
+    duties.end().await;
+    let jobs = JOBS as i64;
+    for (sql, expected) in [
+        ("select count(*) from jobs", jobs + meanwhile),
+        ("select count(*) from segments", jobs + meanwhile),
+        ("select count(*) from payloads", 2 * jobs),
+        ("select count(*) from jobs where first_sequence > 1", jobs),
+    ] {
+        assert_eq!(count(dir.path(), sql).await, expected, "{sql}");
     }
     queue.close().await;
 }

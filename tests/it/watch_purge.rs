@@ -1,5 +1,7 @@
 //! What was purged is said out loud: line 6 of the watch contract.
 
+use std::time::Duration;
+
 use pacenote::pb;
 use pacenote::pb::watch_job_response::Content;
 use pacenote::queue::WatchContent;
@@ -8,7 +10,10 @@ use pacenote::store::{Purge, Purged};
 use tonic::Code;
 use tonic_types::StatusExt;
 
-use crate::harness::{TestServer, folder, job_key, output, reason_of, soon, watch_request};
+use crate::harness::{
+    Puppets, Setup, TestServer, folder, job_key, output, reason_of, soon, watch_request,
+};
+use crate::life::settings;
 
 /// A finished job of 8 events, a segment each but the last.
 async fn finished(server: &TestServer, puppets: &crate::harness::Puppets) -> String {
@@ -69,6 +74,40 @@ async fn a_watcher_that_asks_for_purged_events_gets_a_gap_a_snapshot_and_what_is
     }
     let told = server.watch(&id, None).await.to_end().await;
     assert_eq!(told.messages, 1);
+    server.stop().await.expect("a clean end");
+}
+
+/// Line 6: a type's `event_retention` takes the front of a finished job's log by itself, and says so.
+#[tokio::test]
+async fn a_watcher_that_comes_after_the_event_retention_gets_a_gap_and_the_end() {
+    let dir = folder();
+    let puppets = Puppets::default();
+    let brief = settings(|settings| settings.event_retention = Some(Duration::ZERO));
+    let setup = Setup::on(dir.path()).job_type_with("puppet", brief, puppets.clone());
+    let server = setup.start().await;
+    let id = finished(&server, &puppets).await;
+    let end = soon(async {
+        loop {
+            let job = server.get(&id).await;
+            if job.first_sequence > 1 {
+                return job;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!((end.first_sequence, end.last_sequence), (8, 8));
+    let told = server.watch(&id, Some(0)).await.to_end().await;
+    let [gap] = &told.gaps[..] else {
+        panic!("{told:?}")
+    };
+    assert_eq!(gap.cause(), pb::event_gap::Cause::Retention);
+    let missing = (gap.first_missing_sequence, gap.last_missing_sequence);
+    assert_eq!((missing, told.sequences()), ((1, 7), vec![8]));
+    assert_eq!(told.snapshots.last(), Some(&end));
+    let told = server.watch(&id, Some(7)).await.to_end().await;
+    assert!(told.gaps.is_empty());
+    assert_eq!(told.sequences(), [8]);
     server.stop().await.expect("a clean end");
 }
 

@@ -206,6 +206,7 @@ impl Submission {
             retry_policy,
             timeouts,
             retention,
+            event_retention: known.settings.event_retention,
             log_bytes_max: against.log_bytes_max,
             progress_interval: known.settings.progress_interval,
             ..JobSpec::of(job_type.clone())
