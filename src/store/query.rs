@@ -243,7 +243,7 @@ impl JobFilter {
 /// Which part of a tenant's jobs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ScanQuery {
-    /// Which jobs. Its ids are not looked up but compared: ask for a few by [`JobStore::job`].
+    /// Which jobs. Its ids are not looked up but compared: ask for a few by [`JobStore::job`](crate::store::JobStore::job).
     pub filter: JobFilter,
     /// Only those that are not over.
     pub unfinished: bool,
