@@ -33,6 +33,10 @@ pub(crate) trait Front: Send + Sync + 'static {
         self.store().log(key, range).await
     }
 
+    async fn log_after(&self, range: &TenantRange) -> Result<TenantLog, ReadError> {
+        self.store().log_after(range).await
+    }
+
     async fn due(&self, timer: Timer, now: Timestamp, limit: usize) -> Result<Due, ReadError> {
         self.store().due(timer, now, limit).await
     }
@@ -72,7 +76,7 @@ impl<T: Front> JobStore for Fronted<T> {
     }
 
     async fn log_after(&self, range: &TenantRange) -> Result<TenantLog, ReadError> {
-        self.0.store().log_after(range).await
+        self.0.log_after(range).await
     }
 
     async fn head(&self) -> Result<i64, ReadError> {

@@ -1,8 +1,10 @@
 //! What can no longer be shown is said: purges before, under and behind a watch of many jobs; and batches,
 //! which end.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use async_trait::async_trait;
+use futures_util::future::join_all;
 use pacenote::config::TypeSettings;
 use pacenote::job::limits::{LOG_BYTES_DEFAULT, WAITING_DEFAULT};
 use pacenote::job::name::{BatchId, JobId, JobKey, Name};
@@ -14,13 +16,16 @@ use pacenote::queue::{
     Submission, default_tenant,
 };
 use pacenote::store::sqlite::SqliteStore;
-use pacenote::store::{ClaimTerms, Entry, Group, JobFilter, JobStore, Purge};
+use pacenote::store::{
+    ClaimTerms, Entry, Group, JobFilter, JobStore, Purge, Purged, ReadError, TenantLog, TenantRange,
+};
 
+use crate::fronted::{Front, Fronted};
 use crate::harness::{Puppets, TestServer, folder, job_key, output, soon};
-use crate::watch_jobs::{JobsWatched, begin, ids, team, watch_jobs};
+use crate::watch_jobs::{JobsTold, JobsWatched, begin, ids, team, watch_jobs};
 
 /// A job that is over.
-async fn over(server: &TestServer, puppets: &Puppets, team: &str) -> String {
+async fn over_of(server: &TestServer, puppets: &Puppets, team: &str) -> String {
     let (id, puppet) = begin(server, puppets, team).await;
     puppet.store(&server.queue, vec![output("x")]).await;
     puppet.succeed();
@@ -46,9 +51,9 @@ async fn a_cursor_before_a_purge_gets_one_gap_and_one_behind_it_gets_none() {
     let dir = folder();
     let (server, puppets) = TestServer::with_puppets(&dir).await;
     let begun = watch_jobs(&server, team("a")).await.opened().await.cursor;
-    let purged = over(&server, &puppets, "a").await;
+    let purged = over_of(&server, &puppets, "a").await;
     let between = watch_jobs(&server, team("a")).await.opened().await.cursor;
-    let kept = over(&server, &puppets, "a").await;
+    let kept = over_of(&server, &puppets, "a").await;
     purge(&server, &purged).await;
     let mut watch = resume(&server, team("a"), &begun).await;
     let first = watch.until(|told| told.messages == 1).await;
@@ -79,11 +84,11 @@ async fn what_was_told_before_it_was_purged_is_no_gap() {
     let (server, puppets) = TestServer::with_puppets(&dir).await;
     let mut watch = watch_jobs(&server, team("a")).await;
     let begun = watch.opened().await;
-    let id = over(&server, &puppets, "a").await;
+    let id = over_of(&server, &puppets, "a").await;
     let told = watch.until(|told| !told.finished.is_empty()).await;
     assert_eq!(told.finished_ids(), [id.as_str()]);
     purge(&server, &id).await;
-    let next = over(&server, &puppets, "a").await;
+    let next = over_of(&server, &puppets, "a").await;
     let rest = watch.until(|told| !told.finished.is_empty()).await;
     assert!(rest.gaps.is_empty());
     assert_eq!(rest.sequences_of(&next), [1, 2, 3, 4]);
@@ -137,8 +142,144 @@ async fn a_purge_is_told_by_job_where_jobs_were_asked_for_by_their_ids() {
     assert_eq!(anew.gaps.len(), 1, "only the job that is gone");
 }
 
+/// Goal: that a purge was told hides none of what lies further back than that one. Method: of three jobs the
+/// middle one goes, and is told; the first one goes, and the watch goes on with the cursor of that gap.
+#[tokio::test]
+async fn a_purge_further_back_than_one_that_was_told_is_told_as_well() {
+    let dir = folder();
+    let (server, puppets) = TestServer::with_puppets(&dir).await;
+    let begun = watch_jobs(&server, team("a")).await.opened().await.cursor;
+    let (first, one) = begin(&server, &puppets, "a").await;
+    let (second, two) = begin(&server, &puppets, "a").await;
+    let (third, three) = begin(&server, &puppets, "a").await;
+    let by_ids = ids(&[&first, &second, &third]);
+    let begun_by_ids = watch_jobs(&server, by_ids.clone()).await.opened().await;
+    for (id, puppet) in [(&first, one), (&second, two), (&third, three)] {
+        puppet.succeed();
+        server.end_of(id).await;
+    }
+    let rest = watch_jobs(&server, team("a")).await.opened().await.cursor;
+    purge(&server, &second).await;
+    let told = async |request, cursor: &str| {
+        let mut watch = resume(&server, request, cursor).await;
+        watch.until(|told| told.messages == 1).await
+    };
+    let of_all = told(team("a"), &begun).await;
+    let of_ids = told(by_ids.clone(), &begun_by_ids.cursor).await;
+    let gap_of = |told: &JobsTold| told.gaps.iter().map(|gap| gap.job_id.clone()).next();
+    assert_eq!(gap_of(&of_all), Some(String::new()), "{of_all:?}");
+    assert_eq!(gap_of(&of_ids), Some(second), "{of_ids:?}");
+    purge(&server, &first).await;
+    let mut watch = resume(&server, team("a"), &of_all.cursor).await;
+    let again = watch.until(|told| !told.finished.is_empty()).await;
+    assert_eq!(gap_of(&again), Some(String::new()), "{again:?}");
+    assert_eq!(again.finished_ids(), [third.as_str()]);
+    let mut watch = resume(&server, by_ids, &of_ids.cursor).await;
+    let again = watch.read_to_end().await;
+    assert_eq!(gap_of(&again), Some(first), "{again:?}");
+    assert_eq!(again.finished_ids(), [third]);
+    // Who is beyond both has missed nothing.
+    let (next, puppet) = begin(&server, &puppets, "a").await;
+    puppet.succeed();
+    let mut watch = resume(&server, team("a"), &rest).await;
+    let beyond = watch.until(|told| !told.finished.is_empty()).await;
+    assert_eq!(beyond.finished_ids(), [next]);
+    assert!(beyond.gaps.is_empty(), "{beyond:?}");
+}
+
+/// A store in which a job goes before each look at the tenant's log: to who reads it, purges never end.
+struct Purging {
+    store: SqliteStore,
+    left: Arc<Mutex<Vec<JobKey>>>,
+}
+
+#[async_trait]
+impl Front for Purging {
+    fn store(&self) -> &dyn JobStore {
+        &self.store
+    }
+
+    async fn log_after(&self, range: &TenantRange) -> Result<TenantLog, ReadError> {
+        let next = self.left.lock().expect("no panic").pop();
+        if let Some(key) = next {
+            let purged = self.store.purge(vec![Purge::Job(key)]).await;
+            assert!(matches!(purged.as_deref(), Ok([Purged::Job(_)])));
+        }
+        self.store.log_after(range).await
+    }
+}
+
+/// What a watch told of jobs that stay while others behind them go, one before each look at the log.
+struct Meanwhile {
+    gaps: usize,
+    /// Of a hundred: jobs that had not gone yet when all that stay were told.
+    left: usize,
+}
+
+/// More jobs stay than one look at the log brings.
+async fn watch_while_others_go(roll_up: bool) -> Meanwhile {
+    const KEPT: usize = 300;
+    let dir = folder();
+    let store = SqliteStore::open(&dir.path().join("jobs.db")).await;
+    let left = Arc::<Mutex<Vec<JobKey>>>::default();
+    let purging = Purging {
+        store: store.expect("a store"),
+        left: Arc::clone(&left),
+    };
+    let queue = queue(Arc::new(Fronted(purging))).await;
+    let options = JobsWatchOptions {
+        roll_up,
+        ..JobsWatchOptions::default()
+    };
+    let all = JobFilter::all_of(default_tenant());
+    let mut watch = queue.watch_jobs(all, options).await.expect("a watch");
+    next(&mut watch).await.expect("the beginning");
+    over(&queue, KEPT).await;
+    let going = over(&queue, 100).await;
+    *left.lock().expect("no panic") = going;
+    let (mut told, mut gaps) = (0, 0);
+    while told < KEPT {
+        match next(&mut watch).await.expect("no end").content {
+            JobsContent::Finished(jobs) => told += jobs.len(),
+            JobsContent::RollUp(all) => told = usize::try_from(all.cancelled).expect("a few"),
+            JobsContent::Gap(_) => gaps += 1,
+            _ => {}
+        }
+    }
+    let left = left.lock().expect("no panic").len();
+    Meanwhile { gaps, left }
+}
+
+/// Goal: what stays is told while what lies behind it goes, however long that takes: a watch that waited for
+/// the end of the purges would have told nothing before the last job had gone.
+#[tokio::test]
+async fn a_watch_goes_on_while_purges_never_end() {
+    let seen = watch_while_others_go(false).await;
+    assert!(seen.left > 0, "{} gaps before what stays", seen.gaps);
+    assert!(seen.gaps > 0, "what goes is missing");
+}
+
+/// The same of one that only counts: what it counts anew is through, so that the next purge cannot undo it.
+#[tokio::test]
+async fn a_watch_that_counts_goes_on_while_purges_never_end() {
+    let seen = watch_while_others_go(true).await;
+    assert!(seen.left > 0, "all had gone before what stays was told");
+    assert!(seen.left < 100, "it has read no log");
+}
+
+/// Jobs of a queue that are over.
+async fn over(queue: &JobQueue, count: usize) -> Vec<JobKey> {
+    let lives = (0..count).map(async |_| {
+        let submitted = queue.submit(Submission::new("work", None)).await;
+        let key = submitted.expect("stored").0.key.clone();
+        queue.cancel(&key, String::new()).await.expect("it waits");
+        key
+    });
+    join_all(lives).await
+}
+
 /// A queue in this process, whose watch the test leaves unread.
-async fn queue(store: Arc<SqliteStore>) -> JobQueue {
+async fn queue(store: Arc<dyn JobStore>) -> JobQueue {
     let known = KnownType {
         settings: TypeSettings::default(),
         check: Arc::new(|_| Ok(())),
@@ -194,7 +335,7 @@ async fn a_purge_under_a_watch_that_lags_ends_it_all_the_same() {
             .await
             .expect("purged");
         let others = (0..more).map(|_| queue.submit(Submission::new("work", None)));
-        for stored in futures_util::future::join_all(others).await {
+        for stored in join_all(others).await {
             stored.expect("stored");
         }
         let mut gaps = Vec::new();
@@ -243,7 +384,7 @@ async fn a_watch_by_batch_ends_with_its_last_job() {
         now: Timestamp::default(),
     };
     store.commit(group).await.expect("stored");
-    let queue = queue(Arc::clone(&store)).await;
+    let queue = queue(store).await;
     queue
         .submit(Submission::new("work", None))
         .await
