@@ -7,13 +7,14 @@ use async_trait::async_trait;
 use futures_util::future::poll_immediate;
 use pacenote::config::TypeSettings;
 use pacenote::grpc;
+use pacenote::job::Change;
 use pacenote::job::limits::{LOG_BYTES_DEFAULT, WAITING_DEFAULT, WATCHERS_DEFAULT};
 use pacenote::job::name::Name;
 use pacenote::job::time::SystemClock;
 use pacenote::queue::{JobQueue, KnownType, QueueSettings};
 use pacenote::store::sqlite::SqliteStore;
 use pacenote::store::{
-    Committed, Group, JobStore, ListQuery, Listed, Purge, Purged, ReadError, StoreError,
+    Committed, Entry, Group, JobStore, ListQuery, Listed, Purge, Purged, ReadError, StoreError,
 };
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, OwnedRwLockWriteGuard, RwLock};
@@ -35,6 +36,7 @@ pub(crate) struct Faulty {
     always: Arc<Mutex<Option<StoreError>>>,
     next_list: Arc<Mutex<Option<ReadError>>>,
     next_purge: Arc<Mutex<Option<StoreError>>>,
+    every_end: Arc<Mutex<Option<StoreError>>>,
     gate: Arc<RwLock<()>>,
     arrived: Arc<Notify>,
 }
@@ -48,6 +50,7 @@ impl Faulty {
             always: Arc::default(),
             next_list: Arc::default(),
             next_purge: Arc::default(),
+            every_end: Arc::default(),
             gate: Arc::default(),
             arrived: Arc::default(),
         }
@@ -75,6 +78,16 @@ impl Faulty {
         *self.always.lock().expect("not poisoned") = Some(error);
     }
 
+    /// Lets every commit fail from here on in which an attempt ends.
+    pub(crate) fn fail_every_end(&self, error: StoreError) {
+        *self.every_end.lock().expect("not poisoned") = Some(error);
+    }
+
+    /// Lets ends be stored again.
+    pub(crate) fn spare_ends(&self) {
+        *self.every_end.lock().expect("not poisoned") = None;
+    }
+
     /// Lets the next purge fail.
     pub(crate) fn fail_next_purge(&self, error: StoreError) {
         *self.next_purge.lock().expect("not poisoned") = Some(error);
@@ -97,6 +110,8 @@ impl Front for Faulty {
         let _open = self.gate.read().await;
         let always = self.always.lock().expect("not poisoned").clone();
         let fails = self.next.lock().expect("not poisoned").take().or(always);
+        let every_end = self.every_end.lock().expect("not poisoned").clone();
+        let fails = fails.or(every_end.filter(|_| group.entries.iter().any(is_end)));
         match fails {
             Some(error) => Err(error),
             None => self.store.commit(group).await,
@@ -118,6 +133,13 @@ impl Front for Faulty {
             None => self.store.purge(purge).await,
         }
     }
+}
+
+fn is_end(entry: &Entry) -> bool {
+    let Entry::Change { change, .. } = entry else {
+        return false;
+    };
+    matches!(change, Change::Finish { .. })
 }
 
 /// A server without a pool, whose store fails when it is told to. Serves the job type `any`.

@@ -179,3 +179,48 @@ async fn an_attempt_that_lives_here_is_not_lost_whatever_its_lease_says() {
     let job = soon(waited).await.expect("it is there").snapshot.job;
     assert_eq!((job.state, job.attempt), (JobState::Succeeded, 1));
 }
+
+/// Goal: an attempt whose end nobody could be told of is not RUNNING until the next start: its lease ends it,
+/// and the next attempt goes on. Method: no commit takes an end until the pool gives up; then the lease of
+/// every attempt is over, of which the pool knows the live ones.
+#[tokio::test]
+async fn an_attempt_whose_end_cannot_be_stored_is_lost_with_its_lease() {
+    let dir = folder();
+    let store = Faulty::open(dir.path()).await;
+    let queue = open(&store).await;
+    let puppets = Puppets::default();
+    let _pool = pool_of(&queue, &puppets).await;
+    let (key, other) = (submit(&queue).await, submit(&queue).await);
+    let (one, two) = (puppets.next().await, puppets.next().await);
+    let (ends, lives) = if one.attempt.key == key {
+        (one, two)
+    } else {
+        (two, one)
+    };
+    store.fail_every_end(StoreError::Internal("a bug".to_owned()));
+    ends.succeed();
+    let swept = soon(async {
+        // Nothing announces that the pool has given up.
+        let mut looks = tokio::time::interval(Duration::from_millis(5));
+        loop {
+            looks.tick().await;
+            let swept = queue.sweep_lost_leases(END_OF_TIME).await.expect("a look");
+            if swept > 0 {
+                return swept;
+            }
+        }
+    });
+    assert_eq!(swept.await, 1, "the other one lives");
+    store.spare_ends();
+    let next = puppets.next().await;
+    assert_eq!((&next.attempt.key, next.attempt.number), (&key, 2));
+    let job = queue.get(&key, View::Basic).await.expect("it is there").job;
+    assert_eq!((job.state, job.attempts_charged), (JobState::Running, 1));
+    next.succeed();
+    lives.succeed();
+    for (key, attempt) in [(&key, 2), (&other, 1)] {
+        let waited = queue.wait(key, Duration::from_secs(20), None, View::Basic);
+        let job = soon(waited).await.expect("it is there").snapshot.job;
+        assert_eq!((job.state, job.attempt), (JobState::Succeeded, attempt));
+    }
+}
