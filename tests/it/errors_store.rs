@@ -35,7 +35,8 @@ pub(crate) struct Faulty {
     next: Arc<Mutex<Option<StoreError>>>,
     always: Arc<Mutex<Option<StoreError>>>,
     next_list: Arc<Mutex<Option<ReadError>>>,
-    next_purge: Arc<Mutex<Option<StoreError>>>,
+    /// After how many more purges one fails.
+    a_purge: Arc<Mutex<Option<(usize, StoreError)>>>,
     every_end: Arc<Mutex<Option<StoreError>>>,
     gate: Arc<RwLock<()>>,
     arrived: Arc<Notify>,
@@ -49,7 +50,7 @@ impl Faulty {
             next: Arc::default(),
             always: Arc::default(),
             next_list: Arc::default(),
-            next_purge: Arc::default(),
+            a_purge: Arc::default(),
             every_end: Arc::default(),
             gate: Arc::default(),
             arrived: Arc::default(),
@@ -90,7 +91,17 @@ impl Faulty {
 
     /// Lets the next purge fail.
     pub(crate) fn fail_next_purge(&self, error: StoreError) {
-        *self.next_purge.lock().expect("not poisoned") = Some(error);
+        self.fail_purge_after(0, error);
+    }
+
+    /// Lets so many purges be, each one transaction, and the one behind them fail.
+    pub(crate) fn fail_purge_after(&self, purges: usize, error: StoreError) {
+        *self.a_purge.lock().expect("not poisoned") = Some((purges, error));
+    }
+
+    /// Whether a purge is yet to fail. From here on none will.
+    pub(crate) fn spare_purges(&self) -> bool {
+        self.a_purge.lock().expect("not poisoned").take().is_some()
     }
 
     /// Lets the next list fail.
@@ -127,9 +138,18 @@ impl Front for Faulty {
     }
 
     async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, StoreError> {
-        let fails = self.next_purge.lock().expect("not poisoned").take();
+        let fails = {
+            let mut a_purge = self.a_purge.lock().expect("not poisoned");
+            match &mut *a_purge {
+                Some((purges, _)) if *purges > 0 => {
+                    *purges -= 1;
+                    None
+                }
+                due => due.take(),
+            }
+        };
         match fails {
-            Some(error) => Err(error),
+            Some((_, error)) => Err(error),
             None => self.store.purge(purge).await,
         }
     }
@@ -151,7 +171,11 @@ pub(crate) struct FaultyServer {
 
 impl FaultyServer {
     pub(crate) async fn start(dir: &Path) -> Self {
-        let store = Faulty::open(dir).await;
+        Self::on(Faulty::open(dir).await, WAITING_DEFAULT).await
+    }
+
+    /// On a store of the test's, and with a bound of its own for what waits.
+    pub(crate) async fn on(store: Faulty, waiting_max: usize) -> Self {
         let any = KnownType {
             settings: TypeSettings::default(),
             check: Arc::new(|_| Ok(())),
@@ -160,7 +184,7 @@ impl FaultyServer {
             types: [(Name::of("any"), any)].into(),
             log_bytes_max: LOG_BYTES_DEFAULT,
             watchers_max: WATCHERS_DEFAULT,
-            waiting_max: WAITING_DEFAULT,
+            waiting_max,
             ..QueueSettings::default()
         };
         let clock = Arc::new(SystemClock::new());

@@ -17,6 +17,7 @@ use pacenote::job::policy::GivenRetention;
 use pacenote::job::time::{Clock, Timestamp};
 use pacenote::job::{Change, Job, JobSpec, NewJob, Outcome, Report};
 use pacenote::maintenance;
+use pacenote::pb;
 use pacenote::queue::{JobQueue, KnownType, QueueSettings, Submission, default_tenant};
 use pacenote::store::sqlite::SqliteStore;
 use pacenote::store::{
@@ -25,11 +26,12 @@ use pacenote::store::{
 use sqlx::Row;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::Code;
 use uuid::Uuid;
 
-use crate::errors_store::Faulty;
+use crate::errors_store::{Faulty, FaultyServer};
 use crate::fronted::{Front, Fronted};
-use crate::harness::{folder, soon};
+use crate::harness::{folder, reason_of, soon};
 use crate::store::connect;
 
 const INSTANT: Duration = Duration::from_micros(1);
@@ -155,6 +157,11 @@ async fn count(dir: &Path, sql: &'static str) -> i64 {
 
 /// A group of lives from submit to end, each with a retention of its own.
 fn lives(keys: &[JobKey], retention: Duration, clocks: &Clocks) -> Group {
+    lives_with(5_000, keys, retention, clocks)
+}
+
+/// The same, with a result of so many bytes.
+fn lives_with(result_bytes: usize, keys: &[JobKey], retention: Duration, clocks: &Clocks) -> Group {
     let entries = keys.iter().flat_map(|key| {
         let mut spec = JobSpec::of(Name::of("work"));
         spec.retention.finished = retention;
@@ -165,7 +172,7 @@ fn lives(keys: &[JobKey], retention: Duration, clocks: &Clocks) -> Group {
         };
         let change = Change::Finish {
             attempt: 1,
-            outcome: Outcome::Succeeded(Some(Payload::data(vec![8; 5_000]))),
+            outcome: Outcome::Succeeded(Some(Payload::data(vec![8; result_bytes]))),
             chance: 0.5,
         };
         let key = key.clone();
@@ -511,6 +518,79 @@ async fn deleting_many_on_a_full_disk_says_so_and_is_done_later() {
         .expect("there is room");
     assert_eq!((page.deleted, page.next_token), (100, None));
     queue.close().await;
+}
+
+/// Goal: a call that finds the disk full in its middle counts what has gone, and the next one begins there.
+/// Method: the same hundred jobs, and a disk that is full before the first, the second, … transaction, until
+/// there are no more; what was counted and what is still listed are all of them.
+#[tokio::test]
+async fn deleting_many_counts_what_has_gone_wherever_the_disk_gets_full() {
+    const JOBS: usize = 100;
+    let mut deleted_first = Vec::new();
+    for transactions in 0.. {
+        let dir = folder();
+        let store = Faulty::open(dir.path()).await;
+        // So large that what is asked for in one go takes several transactions.
+        let group = lives_with(40_000, &keys(JOBS), RETENTION_DEFAULT, &Clocks::default());
+        store.commit(group).await.expect("stored");
+        let server = FaultyServer::on(store.clone(), WAITING_DEFAULT).await;
+        let listed = async || {
+            let request = pb::ListRequest {
+                page_size: 1_000,
+                ..pb::ListRequest::default()
+            };
+            let page = server.client.clone().list(request).await.expect("a read");
+            page.into_inner().jobs.len()
+        };
+        let delete = async |page_token: String| {
+            let request = pb::DeleteManyRequest {
+                all: true,
+                page_token,
+                ..pb::DeleteManyRequest::default()
+            };
+            let answer = server.client.clone().delete_many(request).await;
+            answer.map(tonic::Response::into_inner)
+        };
+        store.fail_purge_after(transactions, StoreError::DiskFull);
+        let mut page_token = String::new();
+        if transactions == 0 {
+            let refused = delete(String::new()).await.expect_err("no room");
+            let expected = (Code::ResourceExhausted, "DISK_FULL".to_owned());
+            assert_eq!(reason_of(&refused), expected);
+            assert_eq!(listed().await, JOBS);
+        } else {
+            let page = delete(String::new()).await.expect("some of it is done");
+            let deleted = usize::try_from(page.deleted_count).expect("a few");
+            assert_eq!(
+                deleted + listed().await,
+                JOBS,
+                "{transactions} transactions"
+            );
+            if store.spare_purges() {
+                assert_eq!((deleted, page.next_page_token.as_str()), (JOBS, ""));
+                break;
+            }
+            deleted_first.push(deleted);
+            page_token = page.next_page_token;
+            assert_ne!(page_token, "", "there are more");
+            // It says why it cannot go on, and loses nothing.
+            store.fail_next_purge(StoreError::DiskFull);
+            let refused = delete(page_token.clone()).await.expect_err("no room");
+            assert_eq!(reason_of(&refused).1, "DISK_FULL");
+            assert_eq!(deleted + listed().await, JOBS);
+        }
+        let done = deleted_first.get(transactions.wrapping_sub(1)).copied();
+        let page = delete(page_token).await.expect("there is room");
+        let rest = usize::try_from(page.deleted_count).expect("a few");
+        assert_eq!((done.unwrap_or(0) + rest, listed().await), (JOBS, 0));
+        assert_eq!(page.next_page_token, "");
+    }
+    assert!(deleted_first.is_sorted(), "{deleted_first:?}");
+    // Before, in and behind the first 64, which are removed in one go.
+    let [first, .., last] = deleted_first[..] else {
+        panic!("{deleted_first:?}");
+    };
+    assert!(first < 64 && last > 64, "{deleted_first:?}");
 }
 
 /// Goal: a purge of very many jobs leaves room for others, and takes nothing else. Method: submits one after
