@@ -1,6 +1,7 @@
 //! Through the public door: a real server on a free port, a real store, real gRPC.
 
 mod bounds;
+mod bounds_answers;
 mod bounds_submit;
 mod bounds_whole;
 mod clock;
