@@ -29,7 +29,11 @@ const TICK: Duration = Duration::from_micros(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// A queue without a pool or duties, on a clock that the test owns. Serves the type `work`.
-async fn open(dir: &std::path::Path, clock: &Arc<OwnedClock>, settings: TypeSettings) -> JobQueue {
+pub(crate) async fn open(
+    dir: &std::path::Path,
+    clock: &Arc<OwnedClock>,
+    settings: TypeSettings,
+) -> JobQueue {
     let store = SqliteStore::open(&dir.join("jobs.db"))
         .await
         .expect("a store");
@@ -48,13 +52,13 @@ async fn open(dir: &std::path::Path, clock: &Arc<OwnedClock>, settings: TypeSett
     opened.expect("it opens")
 }
 
-async fn submit(queue: &JobQueue) -> JobKey {
+pub(crate) async fn submit(queue: &JobQueue) -> JobKey {
     let submitted = queue.submit(Submission::new("work", None)).await;
     submitted.expect("stored").0.key.clone()
 }
 
 /// How a job stands, and why.
-async fn state_of(queue: &JobQueue, key: &JobKey) -> (JobState, String) {
+pub(crate) async fn state_of(queue: &JobQueue, key: &JobKey) -> (JobState, String) {
     let job = queue.get(key, View::Basic).await.expect("it is there").job;
     let reason = job.detail.error.as_ref().map(|error| error.reason.clone());
     (job.state, reason.unwrap_or_default())

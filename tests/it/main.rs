@@ -25,6 +25,7 @@ mod life_submit;
 mod life_time;
 mod model;
 mod overload;
+mod poison;
 mod pool_faults;
 mod queues;
 mod queues_cli;

@@ -2,6 +2,7 @@
 
 mod history;
 mod load;
+mod poison;
 pub(crate) mod process;
 mod ready;
 
