@@ -18,10 +18,11 @@ use pacenote::store::{
 };
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, OwnedRwLockWriteGuard, RwLock};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::fronted::{Front, Fronted};
-use crate::harness::{Client, connect};
+use crate::harness::{Client, connect, soon};
 
 /// The failure after which a store is not trusted any more.
 pub(crate) fn fault() -> StoreError {
@@ -31,9 +32,12 @@ pub(crate) fn fault() -> StoreError {
 /// A real store that fails where the test says so.
 #[derive(Clone)]
 pub(crate) struct Faulty {
-    store: Arc<SqliteStore>,
+    store: Arc<Open>,
+    /// Once the store is closed and its file let go.
+    gone: CancellationToken,
     next: Arc<Mutex<Option<StoreError>>>,
-    always: Arc<Mutex<Option<StoreError>>>,
+    /// After how many more commits all fail.
+    always: Arc<Mutex<Option<(usize, StoreError)>>>,
     next_list: Arc<Mutex<Option<ReadError>>>,
     /// After how many more purges one fails.
     a_purge: Arc<Mutex<Option<(usize, StoreError)>>>,
@@ -42,11 +46,23 @@ pub(crate) struct Faulty {
     arrived: Arc<Notify>,
 }
 
+/// The real store, and behind it who says that it is gone: they are dropped in this order.
+struct Open(
+    SqliteStore,
+    #[expect(dead_code, reason = "it is dropped")] DropGuard,
+);
+
 impl Faulty {
     pub(crate) async fn open(dir: &Path) -> Self {
         let store = SqliteStore::open(&dir.join("faulty.db")).await;
+        let gone = CancellationToken::new();
+        let open = Open(
+            store.expect("nobody else has it"),
+            gone.clone().drop_guard(),
+        );
         Self {
-            store: Arc::new(store.expect("a new store")),
+            store: Arc::new(open),
+            gone,
             next: Arc::default(),
             always: Arc::default(),
             next_list: Arc::default(),
@@ -55,6 +71,14 @@ impl Faulty {
             gate: Arc::default(),
             arrived: Arc::default(),
         }
+    }
+
+    /// Lets go of it and waits until everybody else has: a queue's writer, a server's calls. Then the same
+    /// file may be opened again.
+    pub(crate) async fn let_go(self) {
+        let gone = self.gone.clone();
+        drop(self);
+        soon(gone.cancelled()).await;
     }
 
     /// Holds every commit back until the guard is dropped.
@@ -76,7 +100,12 @@ impl Faulty {
 
     /// Lets every commit fail from here on.
     pub(crate) fn fail_every_commit(&self, error: StoreError) {
-        *self.always.lock().expect("not poisoned") = Some(error);
+        self.fail_every_commit_after(0, error);
+    }
+
+    /// Lets so many commits be, and every one behind them fail.
+    pub(crate) fn fail_every_commit_after(&self, commits: usize, error: StoreError) {
+        *self.always.lock().expect("not poisoned") = Some((commits, error));
     }
 
     /// Lets every commit fail from here on in which an attempt ends.
@@ -113,19 +142,26 @@ impl Faulty {
 #[async_trait]
 impl Front for Faulty {
     fn store(&self) -> &dyn JobStore {
-        &*self.store
+        &self.store.0
     }
 
     async fn commit(&self, group: Group) -> Result<Committed, StoreError> {
         self.arrived.notify_one();
         let _open = self.gate.read().await;
-        let always = self.always.lock().expect("not poisoned").clone();
+        let always = match &mut *self.always.lock().expect("not poisoned") {
+            Some((commits, _)) if *commits > 0 => {
+                *commits -= 1;
+                None
+            }
+            always => always.clone(),
+        };
+        let always = always.map(|(_, error)| error);
         let fails = self.next.lock().expect("not poisoned").take().or(always);
         let every_end = self.every_end.lock().expect("not poisoned").clone();
         let fails = fails.or(every_end.filter(|_| group.entries.iter().any(is_end)));
         match fails {
             Some(error) => Err(error),
-            None => self.store.commit(group).await,
+            None => self.store.0.commit(group).await,
         }
     }
 
@@ -133,7 +169,7 @@ impl Front for Faulty {
         let fails = self.next_list.lock().expect("not poisoned").take();
         match fails {
             Some(error) => Err(error),
-            None => self.store.list(query).await,
+            None => self.store.0.list(query).await,
         }
     }
 
@@ -150,7 +186,7 @@ impl Front for Faulty {
         };
         match fails {
             Some((_, error)) => Err(error),
-            None => self.store.purge(purge).await,
+            None => self.store.0.purge(purge).await,
         }
     }
 }
@@ -165,6 +201,7 @@ fn is_end(entry: &Entry) -> bool {
 /// A server without a pool, whose store fails when it is told to. Serves the job type `any`.
 pub(crate) struct FaultyServer {
     pub(crate) client: Client,
+    pub(crate) queue: JobQueue,
     store: Faulty,
     _serving: AbortOnDropHandle<Result<(), tonic::transport::Error>>,
 }
@@ -189,8 +226,9 @@ impl FaultyServer {
         };
         let clock = Arc::new(SystemClock::new());
         let queue = JobQueue::open(Arc::new(Fronted(store.clone())), clock, settings).await;
+        let queue = queue.expect("it opens");
         let (_, health) = tonic_health::server::health_reporter();
-        let routes = grpc::routes(queue.expect("it opens"), health).expect("it builds");
+        let routes = grpc::routes(queue.clone(), health).expect("it builds");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address").to_string();
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
@@ -198,6 +236,7 @@ impl FaultyServer {
         let serving = tokio::spawn(serving.serve_with_incoming(incoming));
         Self {
             client: connect(&address).await,
+            queue,
             store,
             _serving: AbortOnDropHandle::new(serving),
         }

@@ -38,6 +38,7 @@ mod submit_batch;
 mod submit_bench;
 mod submit_once;
 mod submit_quota;
+mod submit_storm;
 mod submit_unique;
 mod watch;
 mod watch_end;
