@@ -5,6 +5,7 @@ mod load;
 mod poison;
 pub(crate) mod process;
 mod ready;
+mod storm;
 
 use std::path::Path;
 use std::time::Duration;
