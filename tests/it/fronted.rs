@@ -45,6 +45,10 @@ pub(crate) trait Front: Send + Sync + 'static {
         self.store().depths().await
     }
 
+    async fn put_setting(&self, setting: Setting) -> Result<(), StoreError> {
+        self.store().put_setting(setting).await
+    }
+
     async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, StoreError> {
         self.store().purge(purge).await
     }
@@ -140,7 +144,7 @@ impl<T: Front> JobStore for Fronted<T> {
     }
 
     async fn put_setting(&self, setting: Setting) -> Result<(), StoreError> {
-        self.0.store().put_setting(setting).await
+        self.0.put_setting(setting).await
     }
 
     async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, StoreError> {

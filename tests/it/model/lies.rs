@@ -1,13 +1,18 @@
-//! One lie for each invariant: a store that breaks it, and as little else as it can.
+//! One lie for each invariant: a store that breaks it, and as little else as it can. And some that break none,
+//! but a promise that only the reference knows.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use pacenote::job::name::{JobId, JobKey, Lane, Name};
 use pacenote::job::segment::{Segment, SegmentBuilder};
+use pacenote::job::time::Timestamp;
 use pacenote::job::{Change, Job, JobFields, JobSnapshot, JobState, Outcome, Report};
 use pacenote::pb;
-use pacenote::store::{Claimed, Committed, Due, Entry, Group, ListQuery, LogPart, Reply};
+use pacenote::store::{
+    Claimed, Committed, Due, Entry, Group, ListQuery, LogPart, Reply, Setting, Timer,
+};
 use prost::Message;
 
 use super::mortal::Lie;
@@ -352,5 +357,68 @@ pub(super) struct NeverDue;
 impl Lie for NeverDue {
     fn due(&self, due: &mut Due) {
         due.keys.clear();
+    }
+}
+
+/// What was made of a job is told and not kept.
+pub(super) struct ForgetsRetries;
+
+impl ForgetsRetries {
+    fn forget(job: &mut Arc<Job>) {
+        *job = altered(job, |job| job.detail.retried_by = None);
+    }
+}
+
+impl Lie for ForgetsRetries {
+    fn job(&self, found: &mut Option<JobSnapshot>) {
+        if let Some(found) = found {
+            Self::forget(&mut found.job);
+        }
+    }
+
+    fn list(&self, jobs: &mut Vec<Arc<Job>>) {
+        jobs.iter_mut().for_each(Self::forget);
+    }
+}
+
+/// One more job waits than may.
+pub(super) struct TakesOneTooMany;
+
+impl Lie for TakesOneTooMany {
+    fn group(&self, group: &mut Group) {
+        for room in group.room.values_mut() {
+            room.max += 1;
+        }
+    }
+}
+
+/// One more job runs with a concurrency key than may.
+pub(super) struct RunsOneTooMany;
+
+impl Lie for RunsOneTooMany {
+    fn group(&self, group: &mut Group) {
+        let limits = Arc::make_mut(&mut group.key_limits);
+        let limit = limits.entry(Name::of("default"));
+        limit.and_modify(|most| *most += 1).or_insert(2);
+    }
+}
+
+/// What is set holds until the process dies.
+pub(super) struct ForgetsSettings;
+
+impl Lie for ForgetsSettings {
+    fn setting(&self, setting: &mut Option<Setting>) {
+        *setting = None;
+    }
+}
+
+/// What is over goes an hour too soon, whatever its key is promised.
+pub(super) struct KeepsTooShort;
+
+impl Lie for KeepsTooShort {
+    fn due_by(&self, timer: Timer, now: &mut Timestamp) {
+        if timer == Timer::Purge {
+            *now = now.after(Duration::from_secs(3600));
+        }
     }
 }

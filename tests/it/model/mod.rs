@@ -79,6 +79,7 @@ impl<K: Kind> StateMachineTest for Queue<K> {
 
     fn teardown((runtime, mut world): (Runtime, World), sketch: Sketch) {
         runtime.block_on(world.settle());
+        runtime.block_on(world.outlive());
         Self::check_invariants(&(runtime, world), &sketch);
     }
 }
@@ -93,13 +94,13 @@ fn config(cases: usize) -> ProptestConfig {
 }
 
 proptest_state_machine::prop_state_machine! {
-    #![proptest_config(config(64))]
+    #![proptest_config(config(48))]
     #[test]
-    fn jobs_live_by_the_rules_on_memory(sequential 1..60 => Queue<OnMemory>);
+    fn jobs_live_by_the_rules_on_memory(sequential 10..90 => Queue<OnMemory>);
 }
 
 proptest_state_machine::prop_state_machine! {
-    #![proptest_config(config(24))]
+    #![proptest_config(config(16))]
     #[test]
-    fn jobs_live_by_the_rules_on_sqlite(sequential 1..60 => Queue<OnSqlite>);
+    fn jobs_live_by_the_rules_on_sqlite(sequential 10..90 => Queue<OnSqlite>);
 }

@@ -9,7 +9,7 @@ use pacenote::job::time::Timestamp;
 use pacenote::job::{Job, JobSnapshot, JobState};
 use pacenote::store::{
     Committed, Due, Group, JobStore, ListQuery, Listed, LogPart, LogRange, Purge, Purged,
-    ReadError, StoreError, Timer, View,
+    ReadError, Setting, StoreError, Timer, View,
 };
 use tokio::sync::oneshot;
 
@@ -36,8 +36,14 @@ pub(super) trait Lie: Send + Sync {
     /// In place of part of a log.
     fn log(&self, _: &mut Option<LogPart>) {}
 
+    /// In place of the time of a question for what is due.
+    fn due_by(&self, _: Timer, _: &mut Timestamp) {}
+
     /// In place of what is due.
     fn due(&self, _: &mut Due) {}
+
+    /// In place of a setting that is stored; `None` for none.
+    fn setting(&self, _: &mut Option<Setting>) {}
 
     /// In place of the counters.
     fn depths(&self, _: &mut Vec<(Lane, JobState, i64)>) {}
@@ -73,7 +79,7 @@ impl Mortal {
         (mortal, is_gone)
     }
 
-    /// Lets the process die in the next commit or purge.
+    /// Lets the process die in the next commit, purge or setting.
     pub(super) fn die_in_next(&self, dies: Dies) {
         *self.dies.lock().expect("no panic") = Some(dies);
     }
@@ -131,6 +137,8 @@ impl Front for Mortal {
     }
 
     async fn due(&self, timer: Timer, now: Timestamp, limit: usize) -> Result<Due, ReadError> {
+        let mut now = now;
+        self.lie.due_by(timer, &mut now);
         let mut due = self.store.due(timer, now, limit).await?;
         self.lie.due(&mut due);
         Ok(due)
@@ -140,6 +148,15 @@ impl Front for Mortal {
         let mut depths = self.store.depths().await?;
         self.lie.depths(&mut depths);
         Ok(depths)
+    }
+
+    async fn put_setting(&self, setting: Setting) -> Result<(), StoreError> {
+        let mut setting = Some(setting);
+        self.lie.setting(&mut setting);
+        match setting {
+            Some(setting) => self.survive(self.store.put_setting(setting)).await,
+            None => Ok(()),
+        }
     }
 
     async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, StoreError> {

@@ -29,22 +29,29 @@ fn runs() -> impl Iterator<Item = Vec<Step>> {
     })
 }
 
-/// Plays runs on a store that lies, until the checker says which invariant that breaks.
-async fn is_found(invariant: Invariant, lie: Arc<dyn Lie>) -> bool {
+/// Plays runs on a store that lies, until it is found out.
+async fn is_found(lie: Arc<dyn Lie>, is_found_in: impl Fn(&World) -> bool) -> bool {
     for steps in runs() {
         let mut world = World::new(Memory::new(), Arc::clone(&lie)).await;
         for step in steps {
             world.take(step).await;
-            if world.checker().has_found(invariant) {
+            if is_found_in(&world) {
                 return true;
             }
         }
         world.settle().await;
-        if world.checker().has_found(invariant) {
+        if is_found_in(&world) {
             return true;
         }
     }
     false
+}
+
+/// Whether the reference notices a store that lies and breaks no invariant by it.
+fn is_noticed(lie: impl Lie + 'static) -> bool {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let found = is_found(Arc::new(lie), World::has_mismatch);
+    runtime.expect("a runtime").block_on(found)
 }
 
 /// Goal: the checker finds a bug of each kind in what it is told, and says which kind it is. Method: the
@@ -55,7 +62,9 @@ macro_rules! every_lie_is_found {
             #[test]
             fn $name() {
                 let runtime = Builder::new_current_thread().enable_all().build();
-                let found = is_found(Invariant::$invariant, Arc::new($lie));
+                let found = is_found(Arc::new($lie), |world: &World| {
+                    world.checker().has_found(Invariant::$invariant)
+                });
                 assert!(runtime.expect("a runtime").block_on(found));
             }
         )*
@@ -86,4 +95,29 @@ every_lie_is_found! {
     a_wrong_counter_is_found: Conservation, lies::Miscounts;
     a_list_of_another_tenant_is_found: TenantsApart, lies::MixesTenants;
     a_job_that_is_never_due_is_found: Liveness, lies::NeverDue;
+}
+
+#[test]
+fn a_forgotten_retry_is_noticed() {
+    assert!(is_noticed(lies::ForgetsRetries));
+}
+
+#[test]
+fn a_job_beyond_the_quota_is_noticed() {
+    assert!(is_noticed(lies::TakesOneTooMany));
+}
+
+#[test]
+fn a_job_beyond_the_limit_of_its_key_is_noticed() {
+    assert!(is_noticed(lies::RunsOneTooMany));
+}
+
+#[test]
+fn a_forgotten_setting_is_noticed() {
+    assert!(is_noticed(lies::ForgetsSettings));
+}
+
+#[test]
+fn a_job_that_goes_too_soon_is_noticed() {
+    assert!(is_noticed(lies::KeepsTooShort));
 }

@@ -1,5 +1,7 @@
 //! What may happen, one step after another, and how steps are drawn.
 
+use pacenote::job::JobState;
+use pacenote::job::JobState::{Cancelled, Expired, Failed, Succeeded};
 use pacenote::job::policy::OnConflict;
 use proptest::prelude::*;
 use proptest_state_machine::ReferenceStateMachine;
@@ -40,6 +42,36 @@ pub(crate) enum Call {
     Delete(Pick),
     /// The front of a log, up to so many percent of it.
     DeleteFront(Pick, u8),
+    /// A new job: of one that is over, or of any.
+    Retry(Pick, Among),
+    /// New jobs of all that are found.
+    RetryMany(Which),
+    /// All that are found, in states that are final.
+    DeleteMany(Which),
+    /// What is kept no longer, so many at a time.
+    Retire(u8),
+    Set(Rule),
+}
+
+/// What is set for a queue or a type, until it is set again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Rule {
+    /// It starts nothing; or something again.
+    PauseQueue(Queue, bool),
+    PauseType(Type, bool),
+    /// So many of its jobs run at once, and so many with one concurrency key; `None` for what holds where
+    /// nobody says.
+    Limit(Queue, Option<u8>, Option<u8>),
+}
+
+/// Jobs that are found together.
+#[derive(Clone, Debug)]
+pub(crate) struct Which {
+    pub(crate) tenant: u8,
+    /// In one of these states; empty for all.
+    pub(crate) states: Vec<JobState>,
+    /// So many a page.
+    pub(crate) page_size: u8,
 }
 
 /// A request.
@@ -47,6 +79,7 @@ pub(crate) enum Call {
 pub(crate) struct Submit {
     pub(crate) tenant: u8,
     pub(crate) job_type: Type,
+    pub(crate) queue: Queue,
     pub(crate) priority: i8,
     pub(crate) idempotency_key: Option<u8>,
     /// The input. With a key, another one is another request.
@@ -61,6 +94,8 @@ pub(crate) struct Submit {
     pub(crate) queue_timeout: Option<u8>,
     /// Seconds that it may take, all in all.
     pub(crate) total_timeout: Option<u8>,
+    /// Seconds that it is kept once it is over; as long as its type says where it does not say.
+    pub(crate) retention: Option<u8>,
     /// A place is free when it comes.
     pub(crate) with_place: bool,
 }
@@ -71,6 +106,7 @@ impl Submit {
         Self {
             tenant,
             job_type,
+            queue: Queue::First,
             priority: 0,
             idempotency_key: None,
             input: 0,
@@ -79,6 +115,7 @@ impl Submit {
             concurrency_key: None,
             queue_timeout: None,
             total_timeout: None,
+            retention: None,
             with_place: false,
         }
     }
@@ -118,6 +155,15 @@ pub(crate) enum Type {
     Once,
 }
 
+/// Where a job waits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Queue {
+    /// That of its type.
+    First,
+    /// One that it asks for.
+    Second,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Telling {
     Nothing,
@@ -137,6 +183,13 @@ pub(crate) enum End {
     HandsBack,
     /// For so many seconds.
     Snoozes(u8),
+}
+
+/// Among which jobs one is picked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Among {
+    Over,
+    All,
 }
 
 /// Whether a watch is cut before it is read.
@@ -171,9 +224,9 @@ impl ReferenceStateMachine for Steps {
 
     fn transitions(_: &Sketch) -> BoxedStrategy<Step> {
         prop_oneof![
-            12 => call().prop_map(Step::Call),
-            5 => job_type().prop_map(Step::Claim),
-            2 => prop_oneof![0..2_000_u32, Just(20_000), Just(3_600_000)].prop_map(Step::Pass),
+            15 => call().prop_map(Step::Call),
+            6 => job_type().prop_map(Step::Claim),
+            2 => time().prop_map(Step::Pass),
             1 => (-100_000..100_000_i32).prop_map(Step::SetClock),
             1 => Just(Step::Sweep),
             2 => (pick(), any::<Cut>()).prop_map(|(pick, cut)| Step::Watch(pick, cut)),
@@ -185,12 +238,16 @@ impl ReferenceStateMachine for Steps {
     fn preconditions(sketch: &Sketch, step: &Step) -> bool {
         match step {
             Step::Call(call) | Step::Crash(Some((call, _))) => match call {
-                Call::Submit(_) | Call::Batch(_) => true,
+                Call::Submit(_) | Call::Batch(_) | Call::Set(_) => true,
                 Call::Report(..) | Call::Finish(..) => sketch.places > 0,
                 Call::Cancel(_)
                 | Call::CancelAsStranger(_)
                 | Call::Delete(_)
-                | Call::DeleteFront(..) => sketch.submits > 0,
+                | Call::DeleteFront(..)
+                | Call::Retry(..)
+                | Call::RetryMany(_)
+                | Call::DeleteMany(_)
+                | Call::Retire(_) => sketch.submits > 0,
             },
             Step::Claim(_) | Step::Watch(..) | Step::Crash(None) => sketch.submits > 0,
             Step::Pass(_) | Step::SetClock(_) | Step::Sweep => true,
@@ -221,27 +278,78 @@ fn call() -> impl Strategy<Value = Call> {
         1 => pick().prop_map(Call::CancelAsStranger),
         1 => pick().prop_map(Call::Delete),
         1 => (pick(), 0..=100_u8).prop_map(|(pick, percent)| Call::DeleteFront(pick, percent)),
+        2 => (pick(), among()).prop_map(|(pick, among)| Call::Retry(pick, among)),
+        1 => which(ANY_OF.map(<[_]>::to_vec).to_vec()).prop_map(Call::RetryMany),
+        1 => which(OVER_IN.map(<[_]>::to_vec).to_vec()).prop_map(Call::DeleteMany),
+        1 => (1..4_u8).prop_map(Call::Retire),
+        2 => rule().prop_map(Call::Set),
+    ]
+}
+
+/// What may be retried, and more than that.
+const ANY_OF: [&[JobState]; 3] = [&[Failed], &[Failed, Cancelled, Expired], &[]];
+/// What may be deleted.
+const OVER_IN: [&[JobState]; 3] = [&[Succeeded], &[Failed, Cancelled], &[Expired]];
+
+fn which(states: Vec<Vec<JobState>>) -> impl Strategy<Value = Which> {
+    let states = prop::sample::select(states);
+    // More than are retried in one commit, too.
+    let page_size = prop_oneof![1..4_u8, Just(10)];
+    (0..2_u8, states, page_size).prop_map(|(tenant, states, page_size)| Which {
+        tenant,
+        states,
+        page_size,
+    })
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    // Rather let go than held: what nothing is started of is soon a run in which nothing happens.
+    let pause = || prop::bool::weighted(0.35);
+    let limit = || proptest::option::of(1..3_u8);
+    prop_oneof![
+        2 => (queue(), pause()).prop_map(|(queue, paused)| Rule::PauseQueue(queue, paused)),
+        2 => (job_type(), pause()).prop_map(|(job_type, paused)| Rule::PauseType(job_type, paused)),
+        3 => (queue(), limit(), limit()).prop_map(|(queue, most, of_key)| {
+            Rule::Limit(queue, most, of_key)
+        }),
+    ]
+}
+
+fn queue() -> impl Strategy<Value = Queue> {
+    prop_oneof![3 => Just(Queue::First), 1 => Just(Queue::Second)]
+}
+
+/// Less than a lease, more than one, more than a retention, and more than a key is kept.
+fn time() -> impl Strategy<Value = u32> {
+    prop_oneof![
+        4 => 0..2_000_u32,
+        4 => Just(20_000),
+        4 => Just(3_600_000),
+        1 => Just(86_400_000),
     ]
 }
 
 fn submit() -> impl Strategy<Value = Submit> {
     let key = proptest::option::weighted(0.4, 0..3_u8);
-    let scalars = (0..2_u8, job_type(), -1..=1_i8, key, 0..2_u8, any::<bool>());
+    let kind = (job_type(), queue());
+    let scalars = (0..2_u8, kind, -1..=1_i8, key, 0..2_u8, any::<bool>());
     let rarely = |range| proptest::option::weighted(0.15, range);
     let unique = proptest::option::weighted(0.2, (0..2_u8, on_conflict()));
     let waits = (
         rarely(1..30_u8),
         unique,
-        rarely(0..2_u8),
+        proptest::option::weighted(0.3, 0..2_u8),
         rarely(1..60_u8),
         rarely(1..60_u8),
+        rarely(0..60_u8),
     );
     (scalars, waits).prop_map(|(scalars, waits)| {
-        let (tenant, job_type, priority, idempotency_key, input, with_place) = scalars;
-        let (delay, unique, concurrency_key, queue_timeout, total_timeout) = waits;
+        let (tenant, (job_type, queue), priority, idempotency_key, input, with_place) = scalars;
+        let (delay, unique, concurrency_key, queue_timeout, total_timeout, retention) = waits;
         Submit {
             tenant,
             job_type,
+            queue,
             priority,
             idempotency_key,
             input,
@@ -250,6 +358,7 @@ fn submit() -> impl Strategy<Value = Submit> {
             concurrency_key,
             queue_timeout,
             total_timeout,
+            retention,
             with_place,
         }
     })
@@ -278,6 +387,10 @@ fn batch(mut jobs: Vec<Submit>) -> Call {
 fn pick() -> impl Strategy<Value = Pick> {
     // Mostly one of the newest.
     prop_oneof![3 => 0..4_u16, 1 => any::<u16>()].prop_map(Pick)
+}
+
+fn among() -> impl Strategy<Value = Among> {
+    prop_oneof![4 => Just(Among::Over), 1 => Just(Among::All)]
 }
 
 fn job_type() -> impl Strategy<Value = Type> {

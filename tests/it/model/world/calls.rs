@@ -15,7 +15,7 @@ use super::words::{in_line, refused, reply, reports, stranger, submission, tenan
 use crate::harness::soon;
 use crate::invariants::history::{Observation, Seen};
 use crate::model::reference::{Refused, Reply, text_of};
-use crate::model::steps::{Call, Dies, End, Submit};
+use crate::model::steps::{Among, Call, Dies, End, Submit};
 
 impl World {
     /// Makes a call and compares its answer with the reference's. In a call that the process dies in, only
@@ -61,7 +61,7 @@ impl World {
             }
             Call::Cancel(pick) => {
                 let key = pick.of(&self.made)?.clone();
-                let expected = self.reference.cancel(&key);
+                let expected = self.reference.cancel(&key, self.clock.now());
                 let cancelled = soon(self.queue().cancel(&key, "enough".to_owned())).await;
                 if let Ok(job) = &cancelled {
                     self.see(Observation::Cancelled(Seen::of(job)));
@@ -88,6 +88,22 @@ impl World {
                 let through = last * i64::from(percent) / 100;
                 self.purge(Purge::Events(key, through)).await
             }
+            Call::Retry(pick, among) => {
+                let made = self.made.iter();
+                let made = made.filter(|key| match among {
+                    Among::Over => self.reference.is_over(key),
+                    Among::All => true,
+                });
+                let key = (*pick.of(&made.collect::<Vec<_>>())?).clone();
+                self.retry(&key).await
+            }
+            Call::RetryMany(which) => self.retry_many(&which, dies).await?,
+            Call::DeleteMany(which) => self.delete_many(&which, dies).await?,
+            Call::Retire(at_once) => self.retire(usize::from(at_once), dies).await,
+            Call::Set(rule) => {
+                self.reference.set(rule);
+                (Reply::Done, self.set(rule).await)
+            }
         })
     }
 
@@ -100,6 +116,8 @@ impl World {
         if with_place {
             self.expire().await;
         }
+        // Whether one that has no room is handed over, and needs none, is the schedule's own business.
+        let with_place = with_place && self.reference.has_room(&key.tenant);
         let expected = self
             .reference
             .submit(key.clone(), &submit, self.clock.now());
@@ -158,7 +176,7 @@ impl World {
         (expected, found)
     }
 
-    fn note_made(&mut self, key: &JobKey) {
+    pub(super) fn note_made(&mut self, key: &JobKey) {
         if self.reference.jobs.contains_key(key) {
             self.made.push(key.clone());
         }

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use pacenote::job::name::{JobKey, Name};
+use pacenote::job::name::{JobId, JobKey, Name};
+use pacenote::job::payload::Payload;
+use pacenote::job::time::Timestamp;
 use pacenote::job::{Job, JobState};
 use pacenote::queue::{EventQuery, JobQueue};
 use pacenote::store::{JobStore, ListQuery, View};
@@ -73,6 +75,10 @@ impl World {
             Ok(found) => {
                 self.expect("a job and its list", &stored.job, &found.job);
                 self.see(Observation::Answered(Seen::of(&found.job)));
+                if let Some(expected) = self.reference.jobs.get(&key) {
+                    let input = Payload::text(expected.request.input.to_string());
+                    self.expect("the input", &Some(input), &found.payloads.input);
+                }
                 stored.result = found.payloads.result.map(|p| p.as_bytes().to_vec());
             }
             Err(error) => {
@@ -125,28 +131,42 @@ impl World {
     }
 }
 
-type Outline = (JobState, u32, u32, u32, i8, Option<i64>);
+/// What the reference knows of a job.
+#[derive(PartialEq, Debug)]
+struct Outline {
+    state: JobState,
+    attempts: [u32; 3],
+    priority: i32,
+    queue: Name,
+    /// Of one that waits.
+    run_at: Option<Timestamp>,
+    purge_at: Option<Timestamp>,
+    retry_of: Option<JobId>,
+    retried_by: Option<JobId>,
+}
 
 fn outline(job: &Expected) -> Outline {
-    let waits = job.state.is_waiting();
-    (
-        job.state,
-        job.attempt,
-        job.charged,
-        job.lost,
-        job.request.priority,
-        waits.then(|| job.run_at.as_micros()),
-    )
+    Outline {
+        state: job.state,
+        attempts: [job.attempt, job.charged, job.lost],
+        priority: i32::from(job.request.priority),
+        queue: job.request.queue.name(),
+        run_at: job.state.is_waiting().then_some(job.run_at),
+        purge_at: job.purge_at,
+        retry_of: job.retry_of,
+        retried_by: job.retried_by,
+    }
 }
 
 fn outline_of(job: &Job) -> Outline {
-    let waits = job.state.is_waiting();
-    (
-        in_line(job.state),
-        job.attempt,
-        job.attempts_charged,
-        job.attempts_lost,
-        i8::try_from(job.spec.priority).unwrap_or(i8::MAX),
-        waits.then(|| job.run_at.as_micros()),
-    )
+    Outline {
+        state: in_line(job.state),
+        attempts: [job.attempt, job.attempts_charged, job.attempts_lost],
+        priority: job.spec.priority,
+        queue: job.spec.queue.clone(),
+        run_at: job.state.is_waiting().then_some(job.run_at),
+        purge_at: job.purge_at,
+        retry_of: job.spec.retry_of,
+        retried_by: job.detail.retried_by,
+    }
 }

@@ -5,6 +5,7 @@
 //! collected, so that a planted bug can be followed to the end.
 mod calls;
 mod looking;
+mod many;
 mod turns;
 mod watching;
 mod words;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pacenote::config::TypeSettings;
-use pacenote::job::limits::{LOG_BYTES_DEFAULT, WAITING_DEFAULT};
+use pacenote::job::limits::LOG_BYTES_DEFAULT;
 use pacenote::job::name::JobKey;
 use pacenote::job::time::{Clock, Timestamp};
 use pacenote::queue::{Handed, JobQueue, KnownType, Lease, Places, QueueSettings, Watch};
@@ -23,8 +24,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::clock::TestClock;
 use super::mortal::{Lie, Mortal};
-use super::reference::Reference;
-use super::steps::{End, Step, Type};
+use super::reference::{Reference, WAITING_MAX};
+use super::steps::{Call, End, Queue, Rule, Step, Type};
 use crate::fronted::Fronted;
 use crate::harness::soon;
 use crate::invariants::Checker;
@@ -33,9 +34,13 @@ use crate::store::bench::Backend;
 
 const TENANTS: [&str; 2] = ["blue", "green"];
 const TYPES: [Type; 2] = [Type::Work, Type::Once];
+const QUEUES: [Queue; 2] = [Queue::First, Queue::Second];
 /// Turns that everything has to end in, once nothing stands in its way. Chosen: three attempts of each job
 /// of the longest run would be less.
 const TURNS_TO_SETTLE: usize = 300;
+
+/// Chosen: a key is kept for a day, and anything else for less.
+const LONGER_THAN_ANYTHING_IS_KEPT: Duration = Duration::from_secs(2 * 24 * 3600);
 
 /// The system under test.
 pub(crate) struct World {
@@ -95,6 +100,11 @@ impl World {
         found.chain(self.mismatches.iter().cloned()).collect()
     }
 
+    /// Whether anything was not as the reference says.
+    pub(super) fn has_mismatch(&self) -> bool {
+        !self.mismatches.is_empty()
+    }
+
     pub(super) fn checker(&self) -> &Checker {
         &self.checker
     }
@@ -130,6 +140,7 @@ impl World {
         let known = |one: Type| KnownType {
             settings: TypeSettings {
                 retry_policy: one.policy(),
+                retention: one.retention(),
                 progress_interval: Duration::ZERO,
                 ..TypeSettings::default()
             },
@@ -139,7 +150,7 @@ impl World {
             types: TYPES.map(|one| (one.name(), known(one))).into(),
             log_bytes_max: LOG_BYTES_DEFAULT,
             watchers_max: 1_000,
-            waiting_max: WAITING_DEFAULT,
+            waiting_max: WAITING_MAX,
             ..QueueSettings::default()
         };
         let clock = Arc::clone(&self.clock);
@@ -203,9 +214,19 @@ impl World {
         self.look().await;
     }
 
-    /// Lets everything come to its end: no more faults, time for whatever waits for it, and a worker that
-    /// does all there is.
+    /// Lets everything come to its end: no more faults, nothing paused, time for whatever waits for it, and
+    /// a worker that does all there is.
     pub(super) async fn settle(&mut self) {
+        for queue in QUEUES {
+            self.call(Call::Set(Rule::PauseQueue(queue, false)), None)
+                .await;
+            self.call(Call::Set(Rule::Limit(queue, None, None)), None)
+                .await;
+        }
+        for job_type in TYPES {
+            self.call(Call::Set(Rule::PauseType(job_type, false)), None)
+                .await;
+        }
         for _ in 0..TURNS_TO_SETTLE {
             self.pass(Duration::from_secs(3600)).await;
             self.sweep().await;
@@ -232,5 +253,17 @@ impl World {
         self.read.clear();
         self.look().await;
         self.see(Observation::Settled);
+    }
+
+    /// Lets so much time pass that nothing which is over is kept any longer, and looks whether it is gone.
+    pub(super) async fn outlive(&mut self) {
+        self.pass(LONGER_THAN_ANYTHING_IS_KEPT).await;
+        self.call(Call::Retire(10), None).await;
+        self.look().await;
+        let left: Vec<&JobKey> = self.reference.jobs.keys().collect();
+        if !left.is_empty() {
+            let what = format!("{left:?} are kept for ever");
+            self.mismatches.push(what);
+        }
     }
 }

@@ -6,7 +6,7 @@ use pacenote::job::name::JobKey;
 use pacenote::job::time::Clock;
 use pacenote::queue::Lease;
 
-use super::World;
+use super::{QUEUES, TENANTS, World};
 use crate::harness::soon;
 use crate::invariants::history::Observation;
 use crate::model::steps::Type;
@@ -24,8 +24,8 @@ impl World {
     /// Takes what was claimed for a place that was given, or the place. A job that came with the place is
     /// claimed in its own commit or behind all that waited before it.
     pub(super) async fn take_handed(&mut self, job_type: Type, newcomer: Option<&JobKey>) {
-        // What has to wait for others is set aside first, and the next group looks again.
-        for _ in 0..4 {
+        // What has to wait for others is set aside first, lane by lane, and the next group looks again.
+        for _ in 0..2 * TENANTS.len() * QUEUES.len() {
             self.queue().settle().await;
         }
         let mut claims = 0;

@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use pacenote::error::{Error, Precondition};
+use pacenote::error::{Error, Limit, Precondition};
 use pacenote::job::event::{LogLevel, LogLine};
 use pacenote::job::name::{JobKey, Name};
 use pacenote::job::payload::Payload;
 use pacenote::job::progress::Progress;
+use pacenote::job::queue::Given;
 use pacenote::job::{Job, JobState, Report};
-use pacenote::queue::{Start, Submission, TimeoutOverrides, UniqueRequest};
+use pacenote::queue::{Edit, LimitsEdit, Start, Submission, TimeoutOverrides, UniqueRequest};
 
 use super::TENANTS;
 use crate::model::reference::{Refused, Reply, seconds, text_of};
-use crate::model::steps::{Submit, Telling};
+use crate::model::steps::{Queue, Submit, Telling};
 
 /// Whether a job that could run but for its concurrency key stands in its lane or beside it is the
 /// server's own business: what matters is who runs.
@@ -24,7 +25,11 @@ pub(super) fn in_line(state: JobState) -> JobState {
 }
 
 pub(super) fn tenant_of(submit: &Submit) -> Name {
-    let tenant = TENANTS[usize::from(submit.tenant) % TENANTS.len()];
+    tenant(submit.tenant)
+}
+
+pub(super) fn tenant(number: u8) -> Name {
+    let tenant = TENANTS[usize::from(number) % TENANTS.len()];
     Name::new(tenant).expect("a name")
 }
 
@@ -33,6 +38,10 @@ pub(super) fn submission(submit: &Submit) -> Submission {
     let delay = seconds(submit.delay);
     Submission {
         tenant: tenant_of(submit),
+        queue: match submit.queue {
+            Queue::First => String::new(),
+            Queue::Second => submit.queue.name().to_string(),
+        },
         priority: i32::from(submit.priority),
         idempotency_key: submit.idempotency_key.map(text_of).unwrap_or_default(),
         start: delay.map_or(Start::AtOnce, Start::After),
@@ -50,6 +59,7 @@ pub(super) fn submission(submit: &Submit) -> Submission {
             total_timeout: seconds(submit.total_timeout),
             ..TimeoutOverrides::default()
         },
+        retention: seconds(submit.retention),
         ..Submission::new(submit.job_type.name().as_str(), Some(input))
     }
 }
@@ -73,16 +83,36 @@ pub(super) fn reply(answer: Result<Arc<Job>, Error>) -> Reply {
 }
 
 pub(super) fn refused(error: Error) -> Reply {
-    Reply::Refused(match error {
+    Reply::Refused(why(error))
+}
+
+pub(super) fn why(error: Error) -> Refused {
+    match error {
         Error::NotFound { .. } => Refused::NotFound,
         Error::KeyReused { id } => Refused::KeyReused(id),
         Error::UniqueTaken { id } => Refused::UniqueTaken(id),
         Error::BatchTaken { .. } => Refused::BatchTaken,
         Error::Precondition(Precondition::StaleLease) => Refused::StaleLease,
         Error::Precondition(Precondition::NotCancelling) => Refused::NotCancelling,
+        Error::Precondition(Precondition::NotRetryable { state, retried_by }) => {
+            Refused::NotRetryable(in_line(state), retried_by)
+        }
+        Error::Exhausted {
+            limit: Limit::Waiting { waiting, asked, .. },
+            ..
+        } => Refused::NoRoom(waiting, asked),
         Error::Unavailable { .. } => Refused::Unknown,
         other => Refused::Otherwise(format!("{other:?}")),
-    })
+    }
+}
+
+/// A limit as it is set: what is not said any more holds again.
+pub(super) fn limits(most: Option<u8>, of_key: Option<u8>) -> LimitsEdit {
+    LimitsEdit {
+        concurrency: most.map_or(Edit::Reset, |most| Edit::To(Given::Most(u32::from(most)))),
+        key_concurrency: of_key.map_or(Edit::Reset, |most| Edit::To(u32::from(most))),
+        ..LimitsEdit::default()
+    }
 }
 
 pub(super) fn reports(telling: Telling) -> Vec<Report> {
