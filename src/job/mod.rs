@@ -630,6 +630,8 @@ impl Job {
     /// Whether it stands in the way of another one with its unique key.
     pub fn is_in_the_way(&self, now: Timestamp) -> bool {
         let window = self.spec.unique.as_ref().map(|unique| unique.window);
+        // Without one it holds nothing, even where the clock was set back behind its creation.
+        let window = window.filter(|window| !window.is_zero());
         !self.state.is_terminal() || window.is_some_and(|for_| self.created_at.after(for_) > now)
     }
 

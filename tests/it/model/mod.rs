@@ -11,6 +11,7 @@ mod mortal;
 mod mutants;
 mod reference;
 mod steps;
+mod stories;
 mod world;
 
 use std::sync::Arc;
