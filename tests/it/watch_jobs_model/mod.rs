@@ -2,28 +2,29 @@
 //! purged, cut and read in whatever order, what was told adds up to the logs of all jobs in the order of
 //! their commits.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod checker;
+mod lies;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pacenote::config::TypeSettings;
 use pacenote::job::event::EventTag;
-use pacenote::job::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, WAITING_DEFAULT};
+use pacenote::job::limits::WAITING_DEFAULT;
 use pacenote::job::name::{JobId, JobKey, Name};
 use pacenote::job::time::SystemClock;
 use pacenote::job::{Job, Outcome, Report};
-use pacenote::pb;
 use pacenote::queue::{
-    Handed, JobQueue, JobsContent, JobsMessage, JobsWatch, JobsWatchOptions, KnownType, Lease,
-    Places, QueueSettings, Submission, default_tenant,
+    Handed, JobQueue, JobsWatch, JobsWatchOptions, KnownType, Lease, Places, QueueSettings,
+    Submission, default_tenant,
 };
 use pacenote::store::sqlite::SqliteStore;
 use pacenote::store::{JobFilter, JobStore, Purge, TenantRange};
 use proptest::prelude::*;
-use prost::Message;
 use tokio::sync::mpsc;
 
+use self::checker::{Logged, Logs, Told};
 use crate::harness::{count_of, folder, log_line, output, progress, soon};
 
 /// Jobs that run at once.
@@ -36,20 +37,8 @@ struct Bench {
     handed: mpsc::UnboundedReceiver<Handed>,
     places: Places,
     running: Vec<Arc<Job>>,
-    /// By id, with whether it is over.
-    jobs: BTreeMap<JobId, bool>,
-    log: Vec<Logged>,
+    logs: Logs,
     logged_through: i64,
-}
-
-/// One event of the log of all jobs.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Logged {
-    position: i64,
-    id: JobId,
-    sequence: i64,
-    tag: u8,
-    matches: bool,
 }
 
 impl Bench {
@@ -88,8 +77,7 @@ impl Bench {
             handed,
             places,
             running: Vec::new(),
-            jobs: BTreeMap::new(),
-            log: Vec::new(),
+            logs: Logs::default(),
             logged_through: 0,
         }
     }
@@ -97,7 +85,7 @@ impl Bench {
     async fn submit(&mut self, job_type: &str, label: &str) -> JobId {
         let submission = labelled(job_type, label);
         let (job, _) = self.queue.submit(submission).await.expect("stored");
-        self.jobs.insert(job.key.id, false);
+        self.logs.jobs.insert(job.key.id, false);
         job.key.id
     }
 
@@ -128,7 +116,7 @@ impl Bench {
         let outcome = Outcome::Succeeded(None);
         let finished = self.queue.finish(&lease(&job), Vec::new(), outcome).await;
         finished.expect("it runs");
-        self.jobs.insert(job.key.id, true);
+        self.logs.jobs.insert(job.key.id, true);
         self.places.give_back(&job.spec.job_type);
         self.queue.wake().await;
         self.settle().await;
@@ -139,13 +127,13 @@ impl Bench {
         let submits = (0..1_100).map(|_| self.queue.submit(labelled("idle", label)));
         for submitted in futures_util::future::join_all(submits).await {
             let (job, _) = submitted.expect("stored");
-            self.jobs.insert(job.key.id, false);
+            self.logs.jobs.insert(job.key.id, false);
         }
     }
 
     async fn purge(&mut self, which: usize, whole: bool) {
         self.settle().await;
-        let over = self.jobs.iter().filter(|(_, over)| **over);
+        let over = self.logs.jobs.iter().filter(|(_, over)| **over);
         let over: Vec<JobId> = over.map(|(id, _)| *id).collect();
         if let Some(id) = pick(&over, which) {
             let purge = if whole {
@@ -155,7 +143,7 @@ impl Bench {
             };
             self.queue.purge(vec![purge]).await.expect("purged");
             if whole {
-                self.jobs.remove(id);
+                self.logs.jobs.remove(id);
             }
         }
     }
@@ -174,7 +162,7 @@ impl Bench {
             for placed in &part.segments {
                 let segment = &placed.segment;
                 let events = segment.events_after(0);
-                self.log.extend(events.map(|event| Logged {
+                self.logs.log.extend(events.map(|event| Logged {
                     position: placed.position + event.sequence - segment.first_sequence(),
                     id: placed.job.key.id,
                     sequence: event.sequence,
@@ -197,11 +185,8 @@ impl Bench {
         self.settle().await;
         self.note(&world.filter).await;
         if told.cursor.is_empty() {
-            let begin = self.log.last().map_or(0, |event| event.position);
-            *told = Told {
-                begin,
-                ..Told::default()
-            };
+            let begin = self.logs.log.last().map_or(0, |event| event.position);
+            *told = Told::new(begin);
         }
         let options = JobsWatchOptions {
             after_cursor: told.cursor.clone(),
@@ -328,136 +313,15 @@ fn options() -> impl Strategy<Value = JobsWatchOptions> {
     })
 }
 
-/// What one watcher was told, over all its cuts since it last began anew.
-#[derive(Debug, Default)]
-struct Told {
-    /// Position of the newest event when it began.
-    begin: i64,
-    snapshot: BTreeMap<JobId, i64>,
-    events: Vec<(JobId, i64)>,
-    finished: Vec<JobId>,
-    gaps: usize,
-    cursor: String,
-}
-
-impl Told {
-    fn take(&mut self, message: JobsMessage) {
-        let whole = !self.cursor.is_empty();
-        assert!(!whole || !message.cursor.is_empty(), "a cursor was given");
-        match message.content {
-            JobsContent::Snapshot(jobs) => {
-                assert!(!whole && !jobs.is_empty() && jobs.len() <= BATCH_EVENTS_MAX);
-                for found in jobs {
-                    let (id, last) = (found.job.key.id, found.job.last_sequence);
-                    assert!(!found.job.state.is_terminal());
-                    assert_eq!(self.snapshot.insert(id, last), None, "shown twice");
-                }
-            }
-            JobsContent::Events(events) => {
-                let bytes: usize = events.iter().map(|event| event.bytes.len()).sum();
-                assert!(!events.is_empty() && events.len() <= BATCH_EVENTS_MAX);
-                assert!(bytes <= BATCH_BYTES_MAX || events.len() == 1);
-                for event in events {
-                    let read = pb::JobEvent::decode(event.bytes).expect("an event");
-                    let id = JobId::parse(&read.job_id).expect("an id");
-                    assert_eq!(read.sequence, event.sequence);
-                    self.events.push((id, event.sequence));
-                }
-            }
-            JobsContent::Finished(jobs) => {
-                assert!(!jobs.is_empty() && jobs.len() <= BATCH_EVENTS_MAX);
-                for found in jobs {
-                    assert!(found.job.state.is_terminal());
-                    self.finished.push(found.job.key.id);
-                }
-            }
-            JobsContent::Gap(gap) => {
-                assert_eq!(gap.job, None, "nobody asked by id");
-                self.gaps += 1;
-            }
-            JobsContent::Heartbeat(_) => {}
-            JobsContent::RollUp(_) => panic!("not asked for"),
-        }
-        self.cursor = message.cursor;
-    }
-
-    /// Whether it adds up to the log of all jobs, as far as that is shown and was not gone by then.
-    fn check(&self, world: &World, bench: &Bench) {
-        let log: Vec<&Logged> = bench.log.iter().filter(|event| event.matches).collect();
-        let positions: BTreeMap<(JobId, i64), i64> = log
-            .iter()
-            .map(|event| ((event.id, event.sequence), event.position))
-            .collect();
-        let told: Vec<i64> = self.events.iter().map(|told| positions[told]).collect();
-        assert!(told.is_sorted_by(|a, b| a < b), "not in order, or twice");
-        let told: BTreeSet<i64> = told.into_iter().collect();
-        let expected: Vec<&Logged> = log.into_iter().filter(|e| self.is_due(world, e)).collect();
-        let due: BTreeSet<i64> = expected.iter().map(|event| event.position).collect();
-        assert!(told.is_subset(&due), "shown already, or hidden");
-        let is_lost = |event: &Logged| {
-            self.gaps > 0 && (!bench.jobs.contains_key(&event.id) || event.sequence <= 3)
-        };
-        // Of each job: progress that nothing has followed yet.
-        let mut newest: BTreeMap<JobId, &Logged> = BTreeMap::new();
-        for event in expected {
-            if is_lost(event) {
-                continue;
-            }
-            if event.tag == EventTag::Progress as u8 && self.merges(world) {
-                newest.insert(event.id, event);
-                continue;
-            }
-            for event in newest.values().chain([&event]) {
-                assert!(told.contains(&event.position), "{event:?} is missing");
-            }
-            newest.clear();
-        }
-        self.check_finished(bench);
-    }
-
-    fn merges(&self, world: &World) -> bool {
-        !world.options.min_progress_interval.is_zero()
-    }
-
-    fn is_after_the_snapshot(&self, event: &Logged) -> bool {
-        match self.snapshot.get(&event.id) {
-            Some(shown) => event.sequence > *shown,
-            // It came later, or was over before its part of the snapshot was read.
-            None => event.position > self.begin,
-        }
-    }
-
-    fn is_due(&self, world: &World, event: &Logged) -> bool {
-        let tags = &world.options.tags;
-        let shown = tags.is_empty() || tags.iter().any(|tag| *tag as u8 == event.tag);
-        shown && self.is_after_the_snapshot(event)
-    }
-
-    /// Every job whose end came after the snapshot was told to be over, once.
-    fn check_finished(&self, bench: &Bench) {
-        let log = bench.log.iter().filter(|event| event.matches);
-        let last: BTreeMap<JobId, &Logged> = log.map(|event| (event.id, event)).collect();
-        for (id, last) in last {
-            let times = self.finished.iter().filter(|told| **told == id).count();
-            let due = self.is_after_the_snapshot(last);
-            match bench.jobs.get(&id) {
-                Some(over) => assert_eq!(times, usize::from(*over && due), "{id:?}"),
-                // Purged: the end may have come before that.
-                None => assert!(times <= usize::from(due), "{id:?}"),
-            }
-        }
-    }
-}
-
 /// Runs the steps, then lets one more job begin and end, and reads until that was told.
 async fn play(steps: Vec<Step>, world: World, open_at: usize) {
     let dir = folder();
     let mut bench = Bench::new(dir.path()).await;
-    let mut told = Told::default();
+    let mut told = Told::new(0);
     let mut open = None;
     for (number, step) in steps.into_iter().enumerate() {
         if number == open_at {
-            (open, told) = (None, Told::default());
+            (open, told) = (None, Told::new(0));
         }
         match step {
             Step::Submit(label) => drop(bench.submit("work", label).await),
@@ -501,13 +365,13 @@ async fn play(steps: Vec<Step>, world: World, open_at: usize) {
         let ended = bench.queue.finish(&lease, Vec::new(), Outcome::Cancelled);
         ended.await.expect("it runs");
     }
-    bench.jobs.insert(last, true);
+    bench.logs.jobs.insert(last, true);
     bench.note(&world.filter).await;
-    while !told.finished.contains(&last) {
+    while !told.knows_over(&last) {
         let message = soon(watch.next()).await.expect("no error");
         told.take(message.expect("no end"));
     }
-    told.check(&world, &bench);
+    assert_eq!(told.check(&world, &bench.logs), []);
     drop(watch);
     assert_eq!(bench.queue.open_watches(), 0);
 }

@@ -2,6 +2,9 @@
 //! whatever order, what was told adds up to the log. And what it costs: the log is not read for what
 //! the hub has.
 
+mod checker;
+mod lies;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pacenote::config::TypeSettings;
 use pacenote::job::event::EventTag;
-use pacenote::job::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, WAITING_DEFAULT};
+use pacenote::job::limits::WAITING_DEFAULT;
 use pacenote::job::name::{JobKey, Name};
 use pacenote::job::time::SystemClock;
 use pacenote::job::{Outcome, Report};
@@ -19,9 +22,10 @@ use pacenote::queue::{
     WatchMessage, WatchOptions,
 };
 use pacenote::store::sqlite::SqliteStore;
-use pacenote::store::{JobStore, LogPart, LogRange, Purge, ReadError};
+use pacenote::store::{JobStore, LogPart, LogRange, Purge, Purged, ReadError};
 use proptest::prelude::*;
 
+use self::checker::{Log, Told};
 use crate::fronted::{Front, Fronted};
 use crate::harness::{count_of, folder, log_line, one_place, output, progress, soon};
 
@@ -178,91 +182,12 @@ fn reports(kind: Kind, count: usize) -> Vec<Report> {
     }
 }
 
-/// What one watcher was told, over all its cuts.
-struct Model {
-    options: WatchOptions,
-    told: Vec<(i64, EventTag)>,
-    gaps: Vec<(i64, i64)>,
-    through: i64,
-    over: bool,
-}
-
-impl Model {
-    fn take(&mut self, message: WatchMessage) {
-        assert!(message.through_sequence >= self.through, "it went back");
-        match message.content {
-            WatchContent::Events(events) => {
-                let bytes: usize = events.iter().map(|event| event.bytes.len()).sum();
-                assert!(!events.is_empty() && events.len() <= BATCH_EVENTS_MAX);
-                assert!(bytes <= BATCH_BYTES_MAX || events.len() == 1);
-                for event in events {
-                    assert!(event.sequence > self.through, "told before the cursor");
-                    assert!(event.sequence <= message.through_sequence);
-                    self.told.push((event.sequence, event.tag));
-                }
-            }
-            WatchContent::Gap(first, last) => {
-                // What lies between the last cursor and the gap was read before, and hidden.
-                assert!(self.through < first && first <= last, "{first}..{last}");
-                assert_eq!(last, message.through_sequence);
-                self.gaps.push((first, last));
-            }
-            WatchContent::Snapshot(snapshot) => {
-                self.over = snapshot.job.state.is_terminal()
-                    && message.through_sequence == snapshot.job.last_sequence;
-            }
-            WatchContent::Heartbeat(_) => {}
-        }
-        self.through = message.through_sequence;
-    }
-
-    /// Whether it adds up to the log, whose tags these are, from sequence 1.
-    fn check(&self, log: &[EventTag]) {
-        assert!(self.over && self.through == log.len() as i64);
-        let numbered = (1..).zip(log.iter().copied());
-        let shown: Vec<(i64, EventTag)> = numbered
-            .filter(|(sequence, tag)| {
-                let missing = self
-                    .gaps
-                    .iter()
-                    .any(|(first, last)| (first..=last).contains(&sequence));
-                !missing && (self.options.tags.is_empty() || self.options.tags.contains(tag))
-            })
-            .collect();
-        if self.options.min_progress_interval.is_zero() {
-            assert_eq!(self.told, shown);
-            return;
-        }
-        let others = |events: &[(i64, EventTag)]| -> Vec<i64> {
-            let others = events.iter().filter(|(_, tag)| *tag != EventTag::Progress);
-            others.map(|(sequence, _)| *sequence).collect()
-        };
-        assert_eq!(others(&self.told), others(&shown));
-        assert!(self.told.is_sorted_by(|a, b| a.0 < b.0));
-        // Progress may be merged, but where something else follows it, the newest was told before it.
-        for pair in shown.windows(2) {
-            if pair[0].1 == EventTag::Progress && pair[1].1 != EventTag::Progress {
-                assert!(self.told.contains(&pair[0]), "{:?} was swallowed", pair[0]);
-            }
-        }
-        if let Some(last) = shown.last() {
-            assert_eq!(self.told.last(), Some(last));
-        }
-    }
-}
-
 /// Runs the steps, ends the job, perhaps purges the front of its log, and reads to the end.
 async fn play(steps: Vec<Step>, options: WatchOptions, purge_percent: Option<i64>) {
     let dir = folder();
     let bench = Bench::new(dir.path()).await;
-    let mut model = Model {
-        options,
-        told: Vec::new(),
-        gaps: Vec::new(),
-        through: 0,
-        over: false,
-    };
-    let mut watch = bench.watch(&model.options, 0).await;
+    let mut told = Told::new(options);
+    let mut watch = bench.watch(&told.options, 0).await;
     for step in steps {
         match step {
             Step::Commit(kind, count) => bench.store(reports(kind, count)).await,
@@ -274,28 +199,45 @@ async fn play(steps: Vec<Step>, options: WatchOptions, purge_percent: Option<i64
             Step::Read(millis) => {
                 let until = tokio::time::Instant::now() + Duration::from_millis(millis);
                 while let Ok(message) = tokio::time::timeout_at(until, watch.next()).await {
-                    model.take(message.expect("no error").expect("no end yet"));
+                    told.take(message.expect("no error").expect("no end yet"));
                 }
             }
-            Step::Cut => watch = bench.watch(&model.options, model.through).await,
+            Step::Cut => watch = bench.watch(&told.options, told.through).await,
         }
     }
     bench.finish().await;
-    let log = log(&bench).await;
-    if let Some(percent) = purge_percent {
-        let through = log.len() as i64 * percent / 100;
-        let purge = Purge::Events(bench.lease.key.clone(), through);
-        bench.queue.purge(vec![purge]).await.expect("purged");
-    }
+    let log = log(&bench, purge_percent).await;
     while let Some(message) = soon(watch.next()).await.expect("no error") {
-        model.take(message);
+        told.take(message);
     }
-    model.check(&log);
+    assert_eq!(told.check(&log), []);
     drop(watch);
     assert_eq!(bench.queue.open_watches(), 0);
 }
 
-async fn log(bench: &Bench) -> Vec<EventTag> {
+/// The log of the job, which is over; then so many percent of it are purged.
+async fn log(bench: &Bench, purge_percent: Option<i64>) -> Log {
+    let tags = all_tags(bench).await;
+    let Some(percent) = purge_percent else {
+        return Log {
+            tags,
+            purged_through: 0,
+        };
+    };
+    let through = tags.len() as i64 * percent / 100;
+    let purge = Purge::Events(bench.lease.key.clone(), through);
+    let purged = bench.queue.purge(vec![purge]).await.expect("purged");
+    let purged_through = match purged[..] {
+        [Purged::Events(_, first)] => first - 1,
+        _ => 0,
+    };
+    Log {
+        tags,
+        purged_through,
+    }
+}
+
+async fn all_tags(bench: &Bench) -> Vec<EventTag> {
     let mut tags = Vec::new();
     loop {
         let query = EventQuery {
