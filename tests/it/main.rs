@@ -40,6 +40,7 @@ mod submit_once;
 mod submit_quota;
 mod submit_storm;
 mod submit_unique;
+mod ties;
 mod watch;
 mod watch_end;
 mod watch_jobs;
