@@ -1,10 +1,11 @@
-//! The queue against a model: whatever is asked, told, cancelled, deleted, timed out and killed in whatever
-//! order, every job is as the rules say, every answer is as the rules say, and all that is seen keeps the
-//! invariants. On every store.
+//! The queue against a model: whatever is asked, told, cancelled, retried, deleted, paused, timed out and
+//! killed in whatever order, every job is as the rules say, every answer is as the rules say, and all that is
+//! seen keeps the invariants. On every store.
 //!
 //! `PACENOTE_TEST_MODEL_CASES` says how many runs there are of each store.
 
 mod clock;
+mod draw;
 mod histories;
 mod lies;
 mod mortal;
@@ -21,8 +22,9 @@ use proptest::prelude::*;
 use proptest_state_machine::StateMachineTest;
 use tokio::runtime::{Builder, Runtime};
 
+use self::draw::{Sketch, Steps};
 use self::mortal::Honest;
-use self::steps::{Sketch, Step, Steps};
+use self::steps::Step;
 use self::world::World;
 use crate::harness::count_of;
 use crate::store::bench::{Backend, Sqlite};

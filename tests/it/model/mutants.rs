@@ -9,9 +9,10 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use proptest_state_machine::ReferenceStateMachine;
 use tokio::runtime::Builder;
 
+use super::draw::Steps;
 use super::lies;
 use super::mortal::Lie;
-use super::steps::{Step, Steps};
+use super::steps::Step;
 use super::world::World;
 use crate::invariants::Invariant;
 
