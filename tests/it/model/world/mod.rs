@@ -17,6 +17,7 @@ use std::time::Duration;
 use pacenote::config::TypeSettings;
 use pacenote::job::limits::LOG_BYTES_DEFAULT;
 use pacenote::job::name::JobKey;
+use pacenote::job::policy::{GivenRetention, Retention};
 use pacenote::job::time::{Clock, Timestamp};
 use pacenote::queue::{Handed, JobQueue, KnownType, Lease, Places, QueueSettings, Watch};
 use pacenote::store::JobStore;
@@ -137,14 +138,20 @@ impl World {
         let store = self.backend.open().await;
         let (mortal, gone) = Mortal::new(store, Arc::clone(&self.lie));
         let mortal = Arc::new(Fronted(mortal));
-        let known = |one: Type| KnownType {
-            settings: TypeSettings {
-                retry_policy: one.policy(),
-                retention: one.retention(),
-                progress_interval: Duration::ZERO,
-                ..TypeSettings::default()
-            },
-            check: Arc::new(|_| Ok(())),
+        let known = |one: Type| {
+            let Retention { finished, failed } = one.retention();
+            KnownType {
+                settings: TypeSettings {
+                    retry_policy: one.policy(),
+                    retention: GivenRetention {
+                        finished: Some(finished),
+                        failed: Some(failed),
+                    },
+                    progress_interval: Duration::ZERO,
+                    ..TypeSettings::default()
+                },
+                check: Arc::new(|_| Ok(())),
+            }
         };
         let settings = QueueSettings {
             types: TYPES.map(|one| (one.name(), known(one))).into(),
