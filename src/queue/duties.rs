@@ -213,12 +213,13 @@ impl JobQueue {
                 change: Change::Lose { attempt, before },
             })
             .collect();
-        let swept = entries.len();
-        if swept > 0 {
-            // An attempt that ended in between refuses, and one that renewed its lease: fine.
-            self.change(entries, 0).await?;
+        if entries.is_empty() {
+            return Ok(0);
         }
-        Ok(swept)
+        // An attempt that ended in between refuses, and one that renewed its lease: fine. One that cannot
+        // be read stays: whoever goes on until there are none must not wait for it.
+        let answers = self.change(entries, 0).await?;
+        Ok(answers.iter().filter(|answer| answer.is_done()).count())
     }
 
     /// Housekeeping for a quiet moment.

@@ -6,6 +6,7 @@ mod bounds_submit;
 mod bounds_whole;
 mod clock;
 mod crash;
+mod damaged;
 mod drain;
 mod errors;
 mod errors_malformed;

@@ -15,10 +15,10 @@ use super::bench::{Bench, Sqlite, batch_of, cancel, changed, connect, demand, do
 
 const ANOTHER_VERSION: &str =
     "update jobs set version = version + 1000 where tenant = $1 and id = $2";
-const DAMAGED: &str = "update jobs set detail = x'00' where tenant = $1 and id = $2";
+pub(crate) const DAMAGED: &str = "update jobs set detail = x'00' where tenant = $1 and id = $2";
 
 /// Changes a job's row as nobody ever should.
-async fn meddle(path: PathBuf, key: &JobKey, how: &'static str) {
+pub(crate) async fn meddle(path: PathBuf, key: &JobKey, how: &'static str) {
     let mut connection = connect(path).await;
     let changed = sqlx::query(how)
         .bind(key.tenant.to_string())

@@ -12,7 +12,7 @@ mod disk;
 mod keys;
 mod lists;
 mod logs;
-mod meddled;
+pub(crate) mod meddled;
 mod open;
 mod payloads;
 mod places;
