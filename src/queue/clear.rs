@@ -4,7 +4,8 @@ use crate::error::Error;
 use crate::job::name::{JobId, Lane, Name};
 use crate::job::{CancelCause, Change, JobState};
 use crate::queue::JobQueue;
-use crate::store::Entry;
+use crate::queue::writer::Answer;
+use crate::store::{Entry, Reply};
 
 /// Jobs that are ended in one commit. Chosen: half of a group, so that others fit beside it.
 const CLEAR_GROUP: usize = 256;
@@ -35,19 +36,28 @@ pub struct Cleared {
     pub is_complete: bool,
 }
 
+/// What became of a group.
+struct Ended {
+    jobs: usize,
+    /// The first of those that stay because they cannot be read.
+    unreadable: Option<JobId>,
+}
+
 impl JobQueue {
     /// Ends what waits in a queue as CANCELLED, reason `QUEUE_PURGED`. What comes meanwhile stays, and so
     /// does what is started before its turn has come; what another job's end lets wait for a worker goes,
     /// if that is asked for.
     ///
     /// # Errors
-    /// [`Error::Exhausted`], [`Error::Unavailable`]: what was ended until then stays so.
+    /// [`Error::Exhausted`], [`Error::Unavailable`]: what was ended until then stays so. [`Error::Internal`]
+    /// where all was ended but for what cannot be read.
     ///
     /// # Cancel safety
     /// Dropped, it ends nothing beyond the group that is under way.
     pub async fn clear(&self, what: &Waiting) -> Result<Cleared, Error> {
         let before = self.new_id();
         let mut cleared = Cleared::default();
+        let mut stays = None;
         // What waits for others goes first: the end of one lets the next go on into QUEUED.
         let order = [JobState::Blocked, JobState::Scheduled, JobState::Queued];
         for state in order {
@@ -61,19 +71,29 @@ impl JobQueue {
                         return Ok(cleared);
                     }
                     let group = left.min(CLEAR_GROUP);
-                    let Some(jobs) = self.clear_group(what, &lane, state, before, group).await?
+                    let Some(ended) = self.clear_group(what, &lane, state, before, group).await?
                     else {
                         break;
                     };
-                    cleared.jobs += jobs;
+                    cleared.jobs += ended.jobs;
+                    if ended.jobs == 0 && ended.unreadable.is_some() {
+                        // The next group would be the same one. Other lanes do not wait for it.
+                        stays = stays.or(ended.unreadable);
+                        break;
+                    }
                 }
             }
+        }
+        if let Some(job) = stays {
+            let ended = cleared.jobs;
+            let problem = format!("job {job} waits and cannot be read; {ended} others were ended");
+            return Err(Error::internal(&problem));
         }
         cleared.is_complete = true;
         Ok(cleared)
     }
 
-    /// Ends some jobs of a lane. Answers how many; `None` where none wait any more.
+    /// Ends some jobs of a lane. `None` where none wait any more.
     async fn clear_group(
         &self,
         what: &Waiting,
@@ -81,27 +101,31 @@ impl JobQueue {
         state: JobState,
         before: JobId,
         limit: usize,
-    ) -> Result<Option<usize>, Error> {
+    ) -> Result<Option<Ended>, Error> {
         let keys = self.shared.store.waiting(lane, state, before, limit);
         let keys = keys.await?;
         if keys.is_empty() {
             return Ok(None);
         }
         let entries = keys
-            .into_iter()
+            .iter()
             .map(|key| Entry::Change {
                 change: Change::Cancel {
                     cause: CancelCause::QueuePurged,
                     reason: what.reason.clone(),
                     requested_by: what.tenant.to_string(),
                 },
-                key,
+                key: key.clone(),
             })
             .collect();
         let answers = self.change(entries, 0).await?;
-        // One that was started or ended in between refuses: fine.
-        let ended = answers.iter().filter(|answer| answer.is_done());
-        Ok(Some(ended.count()))
+        let unreadable = |answer: &Answer| matches!(answer, Answer::Stored(Reply::Unreadable));
+        let first = answers.iter().position(unreadable);
+        Ok(Some(Ended {
+            // One that was started or ended in between refuses: fine.
+            jobs: answers.iter().filter(|answer| answer.is_done()).count(),
+            unreadable: first.map(|index| keys[index].id),
+        }))
     }
 
     /// The lanes of the queue that have jobs of the tenant.

@@ -1,10 +1,13 @@
 //! Rows that cannot be read, seen from the queue: what is about such a row fails, and all else goes on.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use pacenote::error::Error;
 use pacenote::job::JobState;
 use pacenote::job::name::{JobKey, Name};
 use pacenote::job::time::Timestamp;
+use pacenote::queue::{JobQueue, Waiting, default_tenant};
 
 use crate::clock::OwnedClock;
 use crate::harness::{folder, one_place, soon};
@@ -15,6 +18,25 @@ use crate::store::meddled::{DAMAGED, meddle};
 /// Damages a job's row, as no call ever does.
 async fn damage(dir: &Path, key: &JobKey, how: &'static str) {
     meddle(dir.join("jobs.db"), key, how).await;
+}
+
+/// A queue in which so many jobs wait, opened anew after the first of them was damaged: until then it was
+/// remembered.
+async fn waiting(
+    dir: &Path,
+    clock: &Arc<OwnedClock>,
+    jobs: usize,
+    how: &'static str,
+) -> (JobQueue, Vec<JobKey>) {
+    let queue = open(dir, clock, settings(|_| {})).await;
+    let mut keys = Vec::new();
+    for _ in 0..jobs {
+        keys.push(submit(&queue).await);
+    }
+    queue.close().await;
+    drop(queue);
+    damage(dir, &keys[0], how).await;
+    (open(dir, clock, settings(|_| {})).await, keys)
 }
 
 /// Goal: attempts of a server that died are ended at the next start although the row of one of them cannot
@@ -41,5 +63,30 @@ async fn a_server_starts_although_a_job_that_ran_cannot_be_read() {
     // What still holds its lease is looked at again and again: it never counts as something done.
     let swept = queue.sweep_leases(Timestamp::from_micros(i64::MAX));
     assert_eq!(swept.await.expect("a look"), 0);
+    queue.close().await;
+}
+
+/// Goal: a call that ends what waits comes to an end although it cannot end all of it, ends what it can, and
+/// does not say that nothing is left. Method: one that cannot be read in each of two states that it goes
+/// through, and a job behind them.
+#[tokio::test]
+async fn what_waits_is_ended_but_for_what_cannot_be_read() {
+    const SET_ASIDE: &str =
+        "update jobs set detail = x'00', state = 'scheduled' where tenant = $1 and id = $2";
+    let (dir, clock) = (folder(), OwnedClock::new(1));
+    let (queue, jobs) = waiting(dir.path(), &clock, 3, SET_ASIDE).await;
+    damage(dir.path(), &jobs[1], DAMAGED).await;
+    let what = Waiting {
+        tenant: default_tenant(),
+        queue: Name::of("default"),
+        job_type: None,
+        states: vec![JobState::Scheduled, JobState::Queued],
+        limit: 10_000,
+        reason: String::new(),
+    };
+    let cleared = soon(queue.clear(&what)).await;
+    let refused = cleared.expect_err("some of it is left");
+    assert!(matches!(refused, Error::Internal { .. }), "{refused:?}");
+    assert_eq!(state_of(&queue, &jobs[2]).await.0, JobState::Cancelled);
     queue.close().await;
 }
