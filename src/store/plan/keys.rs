@@ -72,6 +72,13 @@ impl<'a> KeyRoom<'a> {
         *taken += i64::from(has_room);
         has_room
     }
+
+    /// One that could be claimed is not there to be claimed after all.
+    pub(in crate::store) fn give_back(&mut self, key: Option<&Name>) {
+        if let Some(taken) = key.and_then(|key| self.taken.get_mut(key)) {
+            *taken -= 1;
+        }
+    }
 }
 
 fn limit_of(limits: &BTreeMap<Name, usize>, queue: &Name) -> i64 {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rusqlite::{OptionalExtension, Params, Row, params};
 
-use crate::job::name::{ConcurrencyKey, JobId, JobKey, Name};
+use crate::job::name::{ConcurrencyKey, JobKey, Name};
 use crate::job::{Change, Job, JobSnapshot, NewJob};
 use crate::store::plan::{BlockedHeads, Candidate, KeyRoom, Known, SET_ASIDE_MAX, UniquePlace};
 use crate::store::sqlite::errors::write_error;
@@ -257,41 +257,35 @@ impl Writer {
         set_aside: &mut usize,
         heads: &mut Vec<Candidate>,
     ) -> Result<(), StoreError> {
-        let lane = &demand.lane;
-        for (id, is_claimable) in self.first_ids(demand, key_limits, set_aside)? {
-            let key = JobKey {
-                tenant: lane.tenant.clone(),
-                id,
-            };
-            match self.remembered.remove(&key) {
-                Some(Remembered {
-                    job,
-                    beside: Some(payloads),
-                }) => heads.push(Candidate {
-                    job,
-                    payloads: Some(Arc::unwrap_or_clone(payloads)),
-                }),
-                Some(_) | None => match self.candidate(&key, is_claimable) {
-                    Ok(head) => heads.extend(head),
-                    // It stays where it is: it must not hold up everybody else's changes.
-                    Err(error @ StoreError::Internal(_)) => {
-                        tracing::error!(job = %key.id, %error, "a waiting job cannot be claimed");
+        for head in self.first_heads(demand, key_limits, set_aside)? {
+            match head {
+                Head::Read(head) => heads.push(head),
+                Head::Remembered(key) => {
+                    if let Some(Remembered {
+                        job,
+                        beside: Some(payloads),
+                    }) = self.remembered.remove(&key)
+                    {
+                        heads.push(Candidate {
+                            job,
+                            payloads: Some(Arc::unwrap_or_clone(payloads)),
+                        });
                     }
-                    Err(error) => return Err(error),
-                },
+                }
             }
         }
         Ok(())
     }
 
     /// The jobs at the head of a lane: as many as can be claimed, beside those in between that have to
-    /// wait for others with their concurrency key. `set_aside` counts the latter over all lanes.
-    fn first_ids(
+    /// wait for others with their concurrency key. `set_aside` counts the latter over all lanes, and what
+    /// cannot be read: it stays where it is, and takes no place from those behind it.
+    fn first_heads(
         &self,
         demand: &Demand,
         key_limits: &BTreeMap<Name, usize>,
         set_aside: &mut usize,
-    ) -> Result<Vec<(JobId, bool)>, StoreError> {
+    ) -> Result<Vec<Head>, StoreError> {
         let lane = &demand.lane;
         let mut room = KeyRoom::new(&self.keys_running, lane, key_limits);
         let which = params![
@@ -301,20 +295,47 @@ impl Writer {
         ];
         let mut select = self.prepare(LANE_HEADS)?;
         let mut rows = select.query(which).map_err(write_error)?;
-        let mut ids = Vec::with_capacity(demand.places);
+        let mut heads = Vec::with_capacity(demand.places);
         let mut claimable = 0;
         while claimable < demand.places
             && *set_aside < SET_ASIDE_MAX
             && let Some(row) = rows.next().map_err(write_error)?
         {
             let id = rows::job_id(rows::blob(row, 0)?)?;
-            let key = Columns::text(row, 1)?.map(rows::name).transpose()?;
-            let is_claimable = room.take(key);
+            let key = JobKey {
+                tenant: lane.tenant.clone(),
+                id,
+            };
+            let concurrency_key = Columns::text(row, 1)?.map(rows::name).transpose()?;
+            let is_claimable = room.take(concurrency_key.clone());
+            let head = if self.remembers_waiting(&key) {
+                Ok(Some(Head::Remembered(key)))
+            } else {
+                let head = self.candidate(&key, is_claimable);
+                head.map(|head| head.map(Head::Read))
+            };
+            match head {
+                Ok(head) => heads.extend(head),
+                Err(error @ StoreError::Internal(_)) => {
+                    tracing::error!(job = %id, %error, "a waiting job cannot be claimed");
+                    if is_claimable {
+                        room.give_back(concurrency_key.as_ref());
+                    }
+                    *set_aside += 1;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
             claimable += usize::from(is_claimable);
             *set_aside += usize::from(!is_claimable);
-            ids.push((id, is_claimable));
         }
-        Ok(ids)
+        Ok(heads)
+    }
+
+    /// Whether all that an attempt needs of a job that waits is remembered.
+    fn remembers_waiting(&self, key: &JobKey) -> bool {
+        let found = self.remembered.get(key);
+        found.is_some_and(|found| found.beside.is_some())
     }
 
     /// A waiting job: with what an attempt needs, unless it is only to be set aside.
@@ -332,6 +353,12 @@ impl Writer {
             payloads: Some(payloads),
         }))
     }
+}
+
+/// A job at the head of a lane.
+enum Head {
+    Remembered(JobKey),
+    Read(Candidate),
 }
 
 /// Whether a row could be read. One that is damaged fails those who ask for it, and nobody else.

@@ -11,7 +11,9 @@ use pacenote::job::{JobState, Outcome};
 use pacenote::store::{Entry, Reply, StoreError};
 use sqlx::Connection;
 
-use super::bench::{Bench, Sqlite, batch_of, cancel, changed, connect, demand, done, finish};
+use super::bench::{
+    Bench, NewJobBuilder, Sqlite, batch_of, cancel, changed, connect, demand, done, finish,
+};
 
 const ANOTHER_VERSION: &str =
     "update jobs set version = version + 1000 where tenant = $1 and id = $2";
@@ -122,4 +124,42 @@ async fn a_row_that_cannot_be_read_fails_those_alone_who_ask_for_it() {
     assert_eq!(done(&of_bystander).0.key, key);
     assert_eq!(replies, vec![Reply::Unreadable; 6]);
     assert_eq!(bench.get(&key).await.job.state, JobState::Queued);
+}
+
+/// A store in which these jobs wait, opened anew after the first of them was changed: until then it was
+/// remembered.
+async fn waiting(jobs: &[JobKind], how: &'static str) -> (Bench, Vec<JobKey>) {
+    let sqlite = Sqlite::new();
+    let path = sqlite.path();
+    let mut bench = Bench::new(sqlite).await;
+    let mut keys = Vec::new();
+    for job in jobs {
+        let job = bench.submit(job(bench.new_job())).await;
+        assert_eq!(job.state, JobState::Queued);
+        keys.push(job.key.clone());
+    }
+    meddle(path, &keys[0], how).await;
+    bench.close_and_open().await;
+    (bench, keys)
+}
+
+/// What kind of job.
+type JobKind = fn(NewJobBuilder) -> NewJobBuilder;
+
+/// Commits without the bench's own checks, which read all jobs. Answers what was claimed.
+async fn commit(bench: &Bench, entries: Vec<Entry>, places: usize) -> Vec<JobKey> {
+    let group = bench.group(entries, vec![demand("work", places)]);
+    let committed = bench.store().commit(group).await.expect("a group");
+    let claimed = committed.claimed.into_iter();
+    claimed.map(|claimed| claimed.job.key.clone()).collect()
+}
+
+/// Goal: a row that cannot be read takes no place, and none of those for its concurrency key, from the jobs
+/// behind it. Method: it stands at the head of a lane that has one place.
+#[tokio::test]
+async fn a_job_behind_a_row_that_cannot_be_read_has_its_place() {
+    let with_key: JobKind = |new| new.concurrency_key("key");
+    let (bench, keys) = waiting(&[with_key, with_key, |new| new], DAMAGED).await;
+    assert_eq!(commit(&bench, vec![], 1).await, keys[1..2]);
+    assert_eq!(commit(&bench, vec![], 1).await, keys[2..]);
 }
