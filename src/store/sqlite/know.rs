@@ -31,12 +31,13 @@ impl Writer {
             let mut select = self.prepare(read::KEYS_RUNNING)?;
             let mut rows = select.query([]).map_err(write_error)?;
             while let Some(row) = rows.next().map_err(write_error)? {
-                let key = ConcurrencyKey {
-                    tenant: rows::name(rows::text(row, 0)?)?,
-                    queue: rows::name(rows::text(row, 1)?)?,
-                    key: rows::name(rows::text(row, 2)?)?,
-                };
-                counts.push((key, rows::number(row, 3)?));
+                match concurrency_key(row) {
+                    Ok(key) => counts.push((key, rows::number(row, 3)?)),
+                    // Nobody else can have it: it must not keep the store from being opened.
+                    Err(error) => {
+                        tracing::error!(%error, "the key of a running job cannot be read");
+                    }
+                }
             }
         }
         self.keys_running.moved(counts);
@@ -213,7 +214,12 @@ impl Writer {
                     }
                 }
             }
-            heads.insert(rows::name(&job_type)?, line);
+            match rows::name(&job_type) {
+                Ok(job_type) => drop(heads.insert(job_type, line)),
+                Err(error) => {
+                    tracing::error!(%error, "the type of jobs that wait for others cannot be read");
+                }
+            }
             last = job_type;
         }
         Ok(heads)
@@ -301,12 +307,15 @@ impl Writer {
             && *set_aside < SET_ASIDE_MAX
             && let Some(row) = rows.next().map_err(write_error)?
         {
-            let id = rows::job_id(rows::blob(row, 0)?)?;
-            let key = JobKey {
-                tenant: lane.tenant.clone(),
-                id,
+            let (key, concurrency_key) = match lane_head(row, &lane.tenant) {
+                Ok(head) => head,
+                Err(error) => {
+                    tracing::error!(%error, "a waiting job cannot be claimed");
+                    *set_aside += 1;
+                    continue;
+                }
             };
-            let concurrency_key = Columns::text(row, 1)?.map(rows::name).transpose()?;
+            let id = key.id;
             let is_claimable = room.take(concurrency_key.clone());
             let head = if self.remembers_waiting(&key) {
                 Ok(Some(Head::Remembered(key)))
@@ -353,6 +362,24 @@ impl Writer {
             payloads: Some(payloads),
         }))
     }
+}
+
+/// A key that jobs share, from the first columns of a row.
+fn concurrency_key(row: &Row<'_>) -> Result<ConcurrencyKey, StoreError> {
+    Ok(ConcurrencyKey {
+        tenant: rows::name(rows::text(row, 0)?)?,
+        queue: rows::name(rows::text(row, 1)?)?,
+        key: rows::name(rows::text(row, 2)?)?,
+    })
+}
+
+/// A job that waits, with its concurrency key, from a row of [`LANE_HEADS`].
+fn lane_head(row: &Row<'_>, tenant: &Name) -> Result<(JobKey, Option<Name>), StoreError> {
+    let key = JobKey {
+        tenant: tenant.clone(),
+        id: rows::job_id(rows::blob(row, 0)?)?,
+    };
+    Ok((key, Columns::text(row, 1)?.map(rows::name).transpose()?))
 }
 
 /// A job at the head of a lane.

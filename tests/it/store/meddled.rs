@@ -19,6 +19,10 @@ const ANOTHER_VERSION: &str =
     "update jobs set version = version + 1000 where tenant = $1 and id = $2";
 pub(crate) const DAMAGED: &str = "update jobs set detail = x'00' where tenant = $1 and id = $2";
 
+/// A name has no spaces.
+const NO_KEY: &str = "update jobs set concurrency_key = 'a b' where tenant = $1 and id = $2";
+const NO_TYPE: &str = "update jobs set job_type = 'a b' where tenant = $1 and id = $2";
+
 /// Changes a job's row as nobody ever should.
 pub(crate) async fn meddle(path: PathBuf, key: &JobKey, how: &'static str) {
     let mut connection = connect(path).await;
@@ -162,4 +166,50 @@ async fn a_job_behind_a_row_that_cannot_be_read_has_its_place() {
     let (bench, keys) = waiting(&[with_key, with_key, |new| new], DAMAGED).await;
     assert_eq!(commit(&bench, vec![], 1).await, keys[1..2]);
     assert_eq!(commit(&bench, vec![], 1).await, keys[2..]);
+}
+
+#[tokio::test]
+async fn a_waiting_row_whose_concurrency_key_is_no_name_fails_nobodys_commit() {
+    let (bench, keys) = waiting(&[|new| new, |new| new], NO_KEY).await;
+    let bystander = bench.new_job();
+    let key = bystander.new.key.clone();
+    let claimed = commit(&bench, vec![bystander.entry()], 1).await;
+    assert_eq!(claimed, keys[1..]);
+    assert_eq!(bench.get(&key).await.job.state, JobState::Queued);
+}
+
+/// The same for one that waits for another with its key, which ends: the next one of a type that can be
+/// read goes on.
+#[tokio::test]
+async fn a_blocked_row_whose_type_is_no_name_fails_nobodys_commit() {
+    let sqlite = Sqlite::new();
+    let path = sqlite.path();
+    let bench = Bench::new(sqlite).await;
+    let with_key = || bench.new_job().concurrency_key("key");
+    let first = bench.commit(vec![with_key().hand_over()], vec![]).await;
+    let first = Arc::clone(&first.claimed[0].job);
+    let damaged = bench.submit(with_key()).await;
+    let next = bench.submit(with_key()).await;
+    assert_eq!(bench.claim(2).await, []);
+    assert_eq!(bench.get(&next.key).await.job.state, JobState::Blocked);
+    meddle(path, &damaged.key, NO_TYPE).await;
+    let over = changed(&first.key, finish(1, Outcome::Succeeded(None)));
+    assert_eq!(commit(&bench, vec![over], 0).await, []);
+    assert_eq!(bench.get(&first.key).await.job.state, JobState::Succeeded);
+    assert_eq!(bench.get(&next.key).await.job.state, JobState::Queued);
+}
+
+#[tokio::test]
+async fn a_store_opens_although_a_row_that_runs_has_a_concurrency_key_that_is_no_name() {
+    let sqlite = Sqlite::new();
+    let path = sqlite.path();
+    let mut bench = Bench::new(sqlite).await;
+    let new = bench.new_job().concurrency_key("key");
+    let committed = bench.commit(vec![new.hand_over()], vec![]).await;
+    meddle(path, &committed.claimed[0].job.key, NO_KEY).await;
+    bench.close_and_open().await;
+    let other = bench.new_job().concurrency_key("key");
+    let key = other.new.key.clone();
+    assert_eq!(commit(&bench, vec![other.entry()], 0).await, []);
+    assert_eq!(commit(&bench, vec![], 1).await, [key]);
 }
