@@ -1,5 +1,6 @@
 //! What is over and goes: because somebody asked, or because its time has come.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
@@ -11,6 +12,10 @@ use crate::queue::JobQueue;
 use crate::queue::alarm::Alarm;
 use crate::queue::writer::Request;
 use crate::store::{Purge, Purged, Timer, View};
+
+/// Jobs that are looked past because they cannot be removed, and as many fronts of logs. Chosen: a few
+/// damaged rows; where there are more, that is an error of every round.
+const PASSED_OVER_MAX: usize = 1024;
 
 /// What [`JobQueue::purge_due`] did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,15 +35,17 @@ pub struct Retired {
 pub(super) struct Retention {
     /// When it has to look again.
     pub(super) alarm: Alarm,
-    /// The first job of a round in which none could be removed, and the first one of a round in which no
-    /// front of a log could.
-    stuck: Mutex<[Option<JobKey>; 2]>,
+    /// Jobs that were to be removed and were not, and those of which the front of the log was: the rounds
+    /// after it look past them, until the server is started anew. Whether each was said to be there still:
+    /// it may also have been deleted in between.
+    passed_over: Mutex<[BTreeMap<JobKey, bool>; 2]>,
 }
 
 impl Retention {
-    fn stuck(&self) -> MutexGuard<'_, [Option<JobKey>; 2]> {
+    fn passed_over(&self) -> MutexGuard<'_, [BTreeMap<JobKey, bool>; 2]> {
         // Nothing in here can be left half done by a panic.
-        self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
+        let passed_over = self.passed_over.lock();
+        passed_over.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -95,14 +102,18 @@ impl JobQueue {
         retention.alarm.clear();
         let now = self.shared.clock.now();
         let store = &self.shared.store;
-        let jobs_due = store.due(Timer::Purge, now, each_max).await?;
-        let logs_due = store.due(Timer::PurgeEvents, now, each_max).await?;
+        let [mut jobs_passed, mut logs_passed] = retention.passed_over().clone();
+        let each = |passed: &BTreeMap<_, _>| each_max + passed.len();
+        let jobs_due = store.due(Timer::Purge, now, each(&jobs_passed)).await?;
+        let logs_due = store.due(Timer::PurgeEvents, now, each(&logs_passed));
+        let logs_due = logs_due.await?;
         let next = jobs_due.next.into_iter().chain(logs_due.next).min();
         retention.alarm.set(next);
-        let first = [&jobs_due, &logs_due].map(|due| due.keys.first().cloned());
-        let mut purge: Vec<Purge> = jobs_due.keys.into_iter().map(Purge::Job).collect();
+        let jobs_due = look_past(jobs_due.keys, &mut jobs_passed);
+        let logs_due = look_past(logs_due.keys, &mut logs_passed);
+        let mut purge: Vec<Purge> = jobs_due.iter().cloned().map(Purge::Job).collect();
         let front = |key| Purge::Events(key, i64::MAX);
-        purge.extend(logs_due.keys.into_iter().map(front));
+        purge.extend(logs_due.iter().cloned().map(front));
         purge.push(Purge::Rest);
         let (reply, answer) = oneshot::channel();
         self.send(Request::Purge { purge, reply }).await?;
@@ -110,30 +121,26 @@ impl JobQueue {
         let count = |is: fn(&Purged) -> bool| purged.iter().filter(|one| is(one)).count();
         let jobs = count(|one| matches!(one, Purged::Job(_)));
         let logs = count(|one| matches!(one, Purged::Events(..)));
-        // All of them may have been deleted in between; or they stay, and then nothing behind them is reached.
-        let [first_job, first_log] = first;
-        let stuck = [
-            first_job.filter(|_| jobs == 0),
-            first_log.filter(|_| logs == 0),
-        ];
-        let is_stuck = stuck.iter().any(Option::is_some);
-        let stuck_before = std::mem::replace(&mut *retention.stuck(), stuck.clone());
-        for (now, before) in stuck.iter().zip(&stuck_before) {
-            if let Some(key) = now
-                && now == before
-            {
-                let id = key.id;
-                let problem =
-                    format!("of what is due to go nothing could be removed, job {id} the first");
-                return Err(Error::internal(&problem));
+        let mut outcomes = purged.iter();
+        for (asked, passed) in [(jobs_due, &mut jobs_passed), (logs_due, &mut logs_passed)] {
+            for (key, purged) in asked.into_iter().zip(&mut outcomes) {
+                if *purged == Purged::Nothing {
+                    passed.insert(key, false);
+                }
             }
+        }
+        let too_many = jobs_passed.len().max(logs_passed.len()) > PASSED_OVER_MAX;
+        if !too_many {
+            *retention.passed_over() = [jobs_passed, logs_passed];
+        } else if jobs == 0 && logs == 0 {
+            let problem = format!("more than {PASSED_OVER_MAX} that are due cannot be removed");
+            return Err(Error::internal(&problem));
         }
         Ok(Retired {
             jobs,
             logs,
-            more: is_stuck
-                // A long log goes in parts.
-                || logs > 0
+            // A long log goes in parts.
+            more: logs > 0
                 || next.is_some_and(|next| next <= now)
                 || purged.contains(&Purged::Rest),
             next,
@@ -144,4 +151,18 @@ impl JobQueue {
     pub async fn purge_changed(&self) {
         self.shared.retention.alarm.rings().await;
     }
+}
+
+/// What is due, but for what was passed over before. Says of each that is there still that it is, once, and
+/// forgets those that are not.
+fn look_past(due: Vec<JobKey>, passed: &mut BTreeMap<JobKey, bool>) -> Vec<JobKey> {
+    let (there, new): (Vec<_>, Vec<_>) = due.into_iter().partition(|key| passed.contains_key(key));
+    let known = std::mem::take(passed);
+    for key in there {
+        if known.get(&key) == Some(&false) {
+            tracing::error!(job = %key.id, "it is due to go, and cannot be removed");
+        }
+        passed.insert(key, true);
+    }
+    new
 }

@@ -33,6 +33,7 @@ use crate::errors_store::{Faulty, FaultyServer};
 use crate::fronted::{Front, Fronted};
 use crate::harness::{folder, reason_of, soon};
 use crate::store::connect;
+use crate::store::meddled::{NO_QUEUE, meddle};
 
 const INSTANT: Duration = Duration::from_micros(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -430,6 +431,38 @@ async fn a_key_holds_for_a_day_whatever_the_retention_and_is_free_afterwards() {
     assert_eq!(queue.purge_due(10).await.expect("it is done").jobs, 1);
     let again = submitted(&queue, "k").await;
     assert_ne!(again.key, key);
+    queue.close().await;
+}
+
+/// Goal: a job that is due and cannot be removed stands in nobody's way, and is no failure of the rounds
+/// after it. Method: it is the first that is due, and a round takes one.
+#[tokio::test]
+async fn what_cannot_be_removed_stands_in_nobodys_way() {
+    let dir = folder();
+    let (queue, clocks) = open(sqlite(dir.path()).await).await;
+    let stays = over(&queue, "").await;
+    meddle(dir.path().join("jobs.db"), &stays, NO_QUEUE).await;
+    for _ in 0..3 {
+        clocks.pass(INSTANT);
+        let key = over(&queue, "").await;
+        clocks.pass(RETENTION_DEFAULT);
+        let mut gone = 0;
+        let mut rounds = 0;
+        loop {
+            let done = queue.purge_due(1).await.expect("a round");
+            gone += done.jobs;
+            rounds += 1;
+            assert!(rounds < 10, "it never ends");
+            if !done.more {
+                assert_eq!(done.next, None);
+                break;
+            }
+        }
+        assert_eq!(gone, 1);
+        assert!(!is_there(&queue, &key).await);
+    }
+    let left = count(dir.path(), "select count(*) from jobs").await;
+    assert_eq!(left, 1);
     queue.close().await;
 }
 

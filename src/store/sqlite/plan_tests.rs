@@ -306,6 +306,11 @@ const CASES: &[Case] = &[
         &[],
     ),
     (
+        purge::COUNTED_IN,
+        &["SEARCH jobs USING PRIMARY KEY (tenant=? AND id=?)"],
+        &[],
+    ),
+    (
         purge::DELETE_JOB,
         &["SEARCH jobs USING PRIMARY KEY (tenant=? AND id=?)"],
         &[],

@@ -18,12 +18,13 @@ const ROWS_MAX: usize = 256;
 /// above; one large payload or segment goes alone.
 const BYTES_MAX: usize = 1024 * 1024;
 
-/// `?1` tenant, `?2` id. Answers the lane and state that it was counted in; nothing where the job is
-/// not there, or not finished.
-pub(super) const DELETE_JOB: &str = "
-delete from jobs
-where tenant = ?1 and id = ?2 and ended_at_us is not null
-returning queue, job_type, state";
+/// `?1` tenant, `?2` id. The lane and state that a job was counted in; nothing where it is not there, or not
+/// finished.
+pub(super) const COUNTED_IN: &str = "
+select queue, job_type, state from jobs
+where tenant = ?1 and id = ?2 and ended_at_us is not null";
+
+pub(super) const DELETE_JOB: &str = "delete from jobs where tenant = ?1 and id = ?2";
 
 pub(super) const DELETE_PAYLOADS: &str = "
 delete from payloads where tenant = ?1 and job_id = ?2 returning length(body)";
@@ -139,15 +140,22 @@ impl Writer {
     /// has no room of the log is noted in the same transaction.
     fn purge_job(&self, key: JobKey, room: &Room) -> Result<Purged, StoreError> {
         let which = (key.tenant.as_str(), id(&key));
-        let deleted = self
-            .prepare(DELETE_JOB)?
+        let counted = self
+            .prepare(COUNTED_IN)?
             .query_row(which, |row| Ok(counted_in(row)))
             .optional()
-            .map_err(write_error)?
-            .transpose()?;
-        let Some((queue, job_type, state)) = deleted else {
-            return Ok(Purged::Nothing);
+            .map_err(write_error)?;
+        let (queue, job_type, state) = match counted {
+            Some(Ok(counted)) => counted,
+            // Gone without being counted out, it would be counted for ever; and the others in the
+            // transaction are none of its business.
+            Some(Err(error)) => {
+                tracing::error!(job = %key.id, %error, "a finished job cannot be removed");
+                return Ok(Purged::Nothing);
+            }
+            None => return Ok(Purged::Nothing),
         };
+        self.execute(DELETE_JOB, which)?;
         room.take(0);
         let mut delete = self.prepare(DELETE_PAYLOADS)?;
         let mut payloads = delete.query(which).map_err(write_error)?;

@@ -8,7 +8,7 @@ use pacenote::job::name::JobKey;
 use pacenote::job::payload::Payload;
 use pacenote::job::policy::OnConflict;
 use pacenote::job::{JobState, Outcome};
-use pacenote::store::{Entry, Reply, StoreError};
+use pacenote::store::{Entry, Purge, Purged, Reply, StoreError};
 use sqlx::Connection;
 
 use super::bench::{
@@ -22,6 +22,11 @@ pub(crate) const DAMAGED: &str = "update jobs set detail = x'00' where tenant = 
 /// A name has no spaces.
 const NO_KEY: &str = "update jobs set concurrency_key = 'a b' where tenant = $1 and id = $2";
 const NO_TYPE: &str = "update jobs set job_type = 'a b' where tenant = $1 and id = $2";
+
+pub(crate) const NO_QUEUE: &str = "update jobs set queue = 'a b' where tenant = $1 and id = $2";
+const NO_STATE: &str = "update jobs set state = 'odd' where tenant = $1 and id = $2";
+const RIGHT: &str = "
+update jobs set queue = 'default', job_type = 'work', state = 'succeeded' where tenant = $1 and id = $2";
 
 /// Changes a job's row as nobody ever should.
 pub(crate) async fn meddle(path: PathBuf, key: &JobKey, how: &'static str) {
@@ -212,4 +217,29 @@ async fn a_store_opens_although_a_row_that_runs_has_a_concurrency_key_that_is_no
     let key = other.new.key.clone();
     assert_eq!(commit(&bench, vec![other.entry()], 0).await, []);
     assert_eq!(commit(&bench, vec![], 1).await, [key]);
+}
+
+/// Goal: a row of which nobody knows where it was counted is not removed, with all that belongs to it, and
+/// what is removed in the same transaction is. Method: each column that says it is damaged, and mended.
+#[tokio::test]
+async fn a_row_that_was_counted_nobody_knows_where_stays_and_fails_no_removal() {
+    for how in [NO_QUEUE, NO_TYPE, NO_STATE] {
+        let sqlite = Sqlite::new();
+        let path = sqlite.path();
+        let bench = Bench::new(sqlite).await;
+        let new = bench.new_job().input(Payload::text("the input"));
+        let damaged = bench.finished(new).await.key.clone();
+        let other = bench.finished(bench.new_job()).await.key.clone();
+        meddle(path.clone(), &damaged, how).await;
+        let purge = [&damaged, &other].map(|key| Purge::Job(key.clone()));
+        let purged = bench.store().purge(purge.to_vec()).await;
+        let expected = [Purged::Nothing, Purged::Job(other)];
+        assert_eq!(purged.expect("it is done"), expected, "{how}");
+        meddle(path, &damaged, RIGHT).await;
+        let found = bench.get(&damaged).await;
+        assert_eq!(found.payloads.input, Some(Payload::text("the input")));
+        assert_eq!(bench.log(&damaged).await.len(), 3);
+        let purged = bench.purge(purge[..1].to_vec()).await;
+        assert_eq!(purged, [Purged::Job(damaged)]);
+    }
 }
