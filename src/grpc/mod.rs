@@ -468,11 +468,12 @@ fn to_retried(page: RetriedPage) -> pb::RetryManyResponse {
         reason: match why {
             Skipped::RetriedBefore(_) | Skipped::NotRetryable => "NOT_RETRYABLE",
             Skipped::Gone => "JOB_NOT_FOUND",
+            Skipped::Unreadable => "UNREADABLE",
         }
         .to_owned(),
         new_job_id: match why {
             Skipped::RetriedBefore(by) => by.to_string(),
-            Skipped::NotRetryable | Skipped::Gone => String::new(),
+            Skipped::NotRetryable | Skipped::Gone | Skipped::Unreadable => String::new(),
         },
     });
     pb::RetryManyResponse {

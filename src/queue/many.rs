@@ -35,6 +35,8 @@ pub enum Skipped {
     NotRetryable,
     /// It was removed meanwhile.
     Gone,
+    /// What is stored of it cannot be read.
+    Unreadable,
 }
 
 /// A page of jobs that were removed.
@@ -169,10 +171,13 @@ impl JobQueue {
 ///
 /// # Errors
 /// What would keep the next one from being retried, too.
-fn outcome_of(answer: Result<(Arc<Job>, bool), Error>) -> Result<Result<JobId, Skipped>, Error> {
+fn outcome_of(
+    answer: Result<Option<(Arc<Job>, bool)>, Error>,
+) -> Result<Result<JobId, Skipped>, Error> {
     match answer {
-        Ok((new, false)) => Ok(Ok(new.key.id)),
-        Ok((new, true)) => Ok(Err(Skipped::RetriedBefore(new.key.id))),
+        Ok(Some((new, false))) => Ok(Ok(new.key.id)),
+        Ok(Some((new, true))) => Ok(Err(Skipped::RetriedBefore(new.key.id))),
+        Ok(None) => Ok(Err(Skipped::Unreadable)),
         Err(Error::Precondition(_)) => Ok(Err(Skipped::NotRetryable)),
         Err(Error::NotFound { .. }) => Ok(Err(Skipped::Gone)),
         Err(error) => Err(error),

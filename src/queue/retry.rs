@@ -31,14 +31,16 @@ impl JobQueue {
     /// Once it has begun, the job may be made although nobody hears of it: ask again to hear of it.
     pub async fn retry(&self, key: &JobKey) -> Result<(Arc<Job>, bool), Error> {
         let mut answers = self.retry_each(std::slice::from_ref(key)).await?;
-        answers.pop().ok_or_else(Error::outcome_unknown)?
+        let answer = answers.pop().ok_or_else(Error::outcome_unknown)?;
+        answer?.ok_or_else(|| Error::internal(&format!("job {} cannot be read", key.id)))
     }
 
-    /// The same for a few jobs in one commit, each a decision of its own.
+    /// The same for a few jobs in one commit, each a decision of its own. `None` for one that cannot be
+    /// read.
     pub(super) async fn retry_each(
         &self,
         keys: &[JobKey],
-    ) -> Result<Vec<Result<(Arc<Job>, bool), Error>>, Error> {
+    ) -> Result<Vec<Result<Option<(Arc<Job>, bool)>, Error>>, Error> {
         if self.shared.draining.is_cancelled() {
             return Err(Error::draining());
         }
@@ -48,7 +50,8 @@ impl JobQueue {
         });
         let answers = self.change(entries.collect(), keys.len() * BYTES).await?;
         let of_key = |(key, answer)| match answer {
-            Answer::Stored(Reply::Done { job, deduplicated }) => Ok((job, deduplicated)),
+            Answer::Stored(Reply::Done { job, deduplicated }) => Ok(Some((job, deduplicated))),
+            Answer::Stored(Reply::Unreadable) => Ok(None),
             other => Err(match self.job_of(key, other) {
                 Err(error) => error,
                 Ok(_) => Error::internal(&"a retry was held back"),

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use pacenote::error::Error;
 use pacenote::job::JobState;
 use pacenote::job::name::{JobKey, Name};
+use pacenote::job::payload::Payload;
 use pacenote::job::time::Timestamp;
-use pacenote::queue::{JobQueue, Waiting, default_tenant};
+use pacenote::queue::{JobQueue, Skipped, Submission, Waiting, default_tenant};
+use pacenote::store::ListQuery;
 
 use crate::clock::OwnedClock;
 use crate::harness::{folder, one_place, soon};
@@ -88,5 +90,65 @@ async fn what_waits_is_ended_but_for_what_cannot_be_read() {
     let refused = cleared.expect_err("some of it is left");
     assert!(matches!(refused, Error::Internal { .. }), "{refused:?}");
     assert_eq!(state_of(&queue, &jobs[2]).await.0, JobState::Cancelled);
+    queue.close().await;
+}
+
+/// Goal: of what a filter finds, a job whose input cannot be read is passed over, in its place and with a
+/// reason, and keeps neither those behind it nor the next page from being retried. Method: it is alone on
+/// the second of three pages, and then among the others of one.
+#[tokio::test]
+async fn a_retry_of_many_passes_over_what_cannot_be_read() {
+    const NO_KIND: &str =
+        "update payloads set kind = 'odd' where tenant = $1 and job_id = $2 and role = 'input'";
+    let (dir, clock) = (folder(), OwnedClock::new(1));
+    let queue = open(dir.path(), &clock, settings(|_| {})).await;
+    let mut jobs = Vec::new();
+    for _ in 0..3 {
+        let submission = Submission::new("work", Some(Payload::text("the input")));
+        let key = queue
+            .submit(submission)
+            .await
+            .expect("stored")
+            .0
+            .key
+            .clone();
+        queue.cancel(&key, String::new()).await.expect("it waits");
+        jobs.push(key.id);
+        if jobs.len() == 2 {
+            damage(dir.path(), &key, NO_KIND).await;
+        }
+    }
+    jobs.reverse();
+    let query = ListQuery {
+        states: vec![JobState::Cancelled],
+        ..ListQuery::all(default_tenant())
+    };
+    let mut retried = Vec::new();
+    let mut skipped = Vec::new();
+    let mut token = String::new();
+    loop {
+        let page = queue.retry_many(query.clone(), 1, &token).await;
+        let page = page.expect("a page");
+        retried.extend(page.retried.into_iter().map(|(old, _)| old));
+        skipped.extend(page.skipped);
+        let Some(next) = page.next_token else { break };
+        token = next;
+    }
+    assert_eq!(retried, [jobs[0], jobs[2]]);
+    assert_eq!(skipped, [(jobs[1], Skipped::Unreadable)]);
+    let all = queue
+        .retry_many(query.clone(), 0, "")
+        .await
+        .expect("a page");
+    assert_eq!(all.retried, []);
+    let why = all
+        .skipped
+        .iter()
+        .map(|(id, why)| (*id, *why == Skipped::Unreadable));
+    let expected = [(jobs[0], false), (jobs[1], true), (jobs[2], false)];
+    assert_eq!(why.collect::<Vec<_>>(), expected);
+    // It can be removed all the same.
+    let gone = queue.delete_many(query, 0, "").await.expect("a page");
+    assert_eq!((gone.deleted, gone.next_token), (3, None));
     queue.close().await;
 }
