@@ -37,14 +37,16 @@ impl JobQueue {
 
     /// Attempts that run end evenly spread over their mean time, and each makes room for one of its lane:
     /// the job begins when one more of them has ended than stand before it. So whatever else shares the
-    /// places has its part already; how many starts a rate limit leaves is not known.
+    /// places has its part already. How many starts a rate limit leaves is not known, nor when those end that
+    /// have the job's concurrency key: they may be of any type.
     fn estimated_start(&self, job: &Job, ahead: u64) -> Option<Timestamp> {
         let lane = job.lane();
         let held_up = {
             let live = self.shared.live();
             let of_type = live.types.get(&lane.job_type);
             let limits = live.limits(&lane.queue, &self.shared.settings.queues);
-            limits.rate.is_some()
+            job.spec.concurrency_key.is_some()
+                || limits.rate.is_some()
                 || live.queue(&lane.queue).paused_at.is_some()
                 || of_type.is_some_and(|of_type| of_type.paused_at.is_some())
         };

@@ -92,6 +92,24 @@ async fn a_waiting_job_says_about_when_it_begins_once_that_is_known() {
         assert_eq!(job.queue_position, Some(1));
         assert_eq!(job.estimated_start_time.is_none(), paused, "nobody knows");
     }
+    let puppet_type = Name::of("puppet");
+    for paused in [true, false] {
+        let set = server.queue.pause_type(&puppet_type, paused).await;
+        set.expect("it is set");
+        let job = server.get(&third).await;
+        assert_eq!(job.queue_position, Some(1));
+        assert_eq!(job.estimated_start_time.is_none(), paused, "nobody knows");
+    }
+    let with_key = pb::SubmitRequest {
+        concurrency_key: "key".to_owned(),
+        priority: -1,
+        ..submit_request("puppet")
+    };
+    let with_key = server.submit(with_key).await.job_id;
+    let job = server.get(&with_key).await;
+    assert_eq!((job.state(), job.queue_position), (State::Queued, Some(2)));
+    assert_eq!(job.estimated_start_time, None, "others may have its key");
+    server.cancel(&with_key).await;
     let wait = pb::WaitRequest {
         job_id: third.clone(),
         timeout: Some(prost_types::Duration::default()),
