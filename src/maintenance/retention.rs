@@ -9,10 +9,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::job::time::Timestamp;
-use crate::queue::JobQueue;
+use crate::queue::{JobQueue, ROUND_EACH_MAX};
 
-/// Jobs of one round, and fronts of logs. Chosen: a millisecond or two of the writer's time each.
-const EACH: usize = 32;
 /// The longest sleep: the wall clock may have jumped meanwhile.
 const CHECK_MAX: Duration = Duration::from_secs(10);
 /// Pause after a failure. What failed is logged where it failed.
@@ -33,7 +31,7 @@ pub(super) async fn retire(queue: JobQueue) {
             continue;
         }
         let began = Instant::now();
-        let sleep = match queue.purge_due(EACH).await {
+        let sleep = match queue.purge_due(ROUND_EACH_MAX).await {
             // As long as it took: the other half of the time is for others.
             Ok(done) if done.more => {
                 tokio::time::sleep(began.elapsed()).await;

@@ -10,12 +10,17 @@ use crate::job::name::JobKey;
 use crate::job::time::Timestamp;
 use crate::queue::JobQueue;
 use crate::queue::alarm::Alarm;
+use crate::queue::purges::REMOVALS_MAX;
 use crate::queue::writer::Request;
 use crate::store::{Purge, Purged, Timer, View};
 
 /// Jobs that are looked past because they cannot be removed, and as many fronts of logs. Chosen: a few
 /// damaged rows; where there are more, that is an error of every round.
 const PASSED_OVER_MAX: usize = 1024;
+
+/// Jobs of one round of [`JobQueue::purge_due`], and fronts of logs. Chosen: a full one, with what is left of
+/// logs, is one transaction.
+pub const ROUND_EACH_MAX: usize = (REMOVALS_MAX - 1) / 2;
 
 /// What [`JobQueue::purge_due`] did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

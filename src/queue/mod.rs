@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 pub use attempts::{StopCause, StopSignal};
 pub use clear::{Cleared, Waiting};
 pub use estimate::Place;
-pub use forget::Retired;
+pub use forget::{ROUND_EACH_MAX, Retired};
 pub use lease::Lease;
 pub use many::{DeletedPage, RetriedPage, Skipped};
 pub use overview::{Depths, LimitSources, QueueList, QueueStatus, Source, Status, TypeStatus};

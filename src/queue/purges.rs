@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::store::{Purge, Purged, StoreError};
 
 /// Removals of one transaction. Chosen: the store ends one sooner where they are large.
-const REMOVALS_MAX: usize = 64;
+pub(super) const REMOVALS_MAX: usize = 64;
 
 pub(super) type PurgedTo = oneshot::Sender<Result<Vec<Purged>, Error>>;
 

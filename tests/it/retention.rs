@@ -2,10 +2,11 @@
 //! without a trace.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use pacenote::config::{TenantSettings, TypeSettings};
 use pacenote::error::Error;
 use pacenote::job::limits::{
@@ -432,6 +433,53 @@ async fn a_key_holds_for_a_day_whatever_the_retention_and_is_free_afterwards() {
     let again = submitted(&queue, "k").await;
     assert_ne!(again.key, key);
     queue.close().await;
+}
+
+/// A store that notes what each transaction is asked to remove.
+struct Noting {
+    store: SqliteStore,
+    asked: Arc<Mutex<Vec<Vec<Purge>>>>,
+}
+
+#[async_trait]
+impl Front for Noting {
+    fn store(&self) -> &dyn JobStore {
+        &self.store
+    }
+
+    async fn purge(&self, purge: Vec<Purge>) -> Result<Vec<Purged>, StoreError> {
+        let asked = || self.asked.lock().expect("not poisoned");
+        asked().push(purge.clone());
+        self.store.purge(purge).await
+    }
+}
+
+#[tokio::test]
+async fn a_full_round_of_retention_is_one_transaction() {
+    let dir = folder();
+    let asked = Arc::default();
+    let store = Noting {
+        store: sqlite(dir.path()).await,
+        asked: Arc::clone(&asked),
+    };
+    let (queue, clocks) = open_with_fronts(Fronted(store), HOUR).await;
+    let mut last = over(&queue, "").await;
+    for _ in 1..40 {
+        last = over(&queue, "").await;
+    }
+    clocks.pass(RETENTION_DEFAULT);
+    let duties = Duties::start(&queue);
+    gone(&queue, &last).await;
+    duties.end().await;
+    queue.close().await;
+    let asked = asked.lock().expect("not poisoned");
+    let first: &Vec<Purge> = asked.first().expect("a transaction");
+    assert!(first.len() > 60, "{}", first.len());
+    assert_eq!(
+        first.last(),
+        Some(&Purge::Rest),
+        "nothing of it is left over"
+    );
 }
 
 /// Goal: a job that is due and cannot be removed stands in nobody's way, and is no failure of the rounds
