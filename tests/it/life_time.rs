@@ -454,7 +454,7 @@ async fn of_two_that_come_at_once_one_wins() {
 async fn a_result_and_a_cancel_that_come_at_once_make_one_end() {
     let dir = folder();
     let (server, puppets) = TestServer::with_puppets(&dir).await;
-    for _ in 0..crate::harness::count_of("PACENOTE_TEST_RACES", 20) {
+    for _ in 0..crate::harness::count_of("PACENOTE_TEST_RACES", 200) / 10 {
         let (job, puppet) = server.begin(&puppets).await;
         let lease = lease(&job, 1);
         let done = Outcome::Succeeded(None);
