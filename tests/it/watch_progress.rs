@@ -1,20 +1,22 @@
 //! Progress: merged before it is stored, never going back, and merged again for who asks: lines 4, 12
 //! and 13 of the watch contract. The rules alone are tested where they live.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pacenote::config::TypeSettings;
 use pacenote::job::event::JobError;
 use pacenote::job::policy::RetryPolicy;
 use pacenote::job::progress::Progress;
+use pacenote::job::time::Clock;
 use pacenote::job::{Outcome, Report};
 use pacenote::pb;
 use pacenote::pb::job_event::Event;
 use tokio::time::Instant;
 
 use crate::harness::{
-    Puppets, Setup, TestServer, Watched, folder, log_line, output, progress, proto_duration,
-    watch_request,
+    Puppets, Setup, TestClock, TestServer, Watched, folder, log_line, output, progress,
+    proto_duration, watch_request,
 };
 
 async fn server_with(dir: &tempfile::TempDir, interval: Duration) -> (TestServer, Puppets) {
@@ -323,5 +325,43 @@ async fn a_long_interval_merges_nothing_but_progress() {
     let log = server.log(&id).await;
     assert_eq!(percents(&log), [2, 100]);
     assert_eq!(log.len(), 2 + 2 + 5 + 1);
+    server.stop().await.expect("a clean end");
+}
+
+/// Goal: what a running job shows of its progress says how fast it goes and about when it ends, in a look at
+/// it and in its log. Method: a clock that the test moves; a fifth of the work in ten seconds.
+#[tokio::test]
+async fn a_running_job_says_how_fast_it_goes_and_about_when_it_ends() {
+    let dir = folder();
+    let clock = TestClock::new();
+    let puppets = Puppets::default();
+    let every = TypeSettings {
+        progress_interval: Duration::ZERO,
+        ..TypeSettings::default()
+    };
+    let setup = Setup::on(dir.path()).clock(Arc::new(clock.clone()));
+    let server = setup.job_type_with("puppet", every, puppets.clone());
+    let server = server.start().await;
+    let (id, puppet) = server.begin(&puppets).await;
+    let rows = |done| vec![Report::Progress(Progress::units(done, Some(100), "rows"))];
+    puppet.store(&server.queue, rows(0)).await;
+    clock.pass(Duration::from_secs(10));
+    puppet.store(&server.queue, rows(20)).await;
+    let progress = server.get(&id).await.progress.expect("it was told");
+    let now = clock.now().as_micros() / 1_000_000;
+    assert_eq!(progress.completed_units, Some(20));
+    let rate = progress.units_per_second.expect("a pace is known");
+    assert!((1.5..=2.0).contains(&rate), "{rate}");
+    let end = progress.estimated_end_time;
+    let left = end.expect("a pace is known").seconds - now;
+    assert!((35..=55).contains(&left), "{left}");
+    let log = server.log(&id).await;
+    let told = log.iter().rev().find_map(|event| match &event.event {
+        Some(Event::Progress(progress)) => Some(progress.clone()),
+        _ => None,
+    });
+    assert_eq!(told, Some(progress));
+    puppet.succeed();
+    server.end_of(&id).await;
     server.stop().await.expect("a clean end");
 }

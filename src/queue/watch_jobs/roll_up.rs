@@ -394,3 +394,53 @@ impl RollUpStream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Timestamp = Timestamp::from_micros(1_000_000_000);
+
+    fn at(secs: u64) -> Timestamp {
+        START.after(Duration::from_secs(secs))
+    }
+
+    /// Jobs that ended at these times.
+    fn pace(ends: impl IntoIterator<Item = u64>) -> Pace {
+        let mut pace = Pace::default();
+        for end in ends {
+            pace.add(at(end));
+        }
+        pace
+    }
+
+    #[test]
+    fn the_end_is_estimated_from_the_pace_of_the_ends_so_far() {
+        // One in ten seconds, in whichever order they are heard of.
+        let ends = [0, 20, 10, 30];
+        assert_eq!(pace(ends).end_of(5, at(30)), Some(at(80)));
+        // It moves back while nothing ends: 45 s for three of them by now.
+        assert_eq!(pace(ends).end_of(5, at(45)), Some(at(120)));
+    }
+
+    #[test]
+    fn there_is_no_estimate_of_what_is_over_or_has_no_pace() {
+        assert_eq!(pace([0, 10, 20]).end_of(0, at(20)), None);
+        assert_eq!(pace([]).end_of(5, at(20)), None);
+        assert_eq!(pace([0, 10]).end_of(5, at(10)), None, "too few");
+        assert_eq!(pace([7, 7, 7]).end_of(5, at(7)), None, "all at once");
+        let last = 20 + 10 * u64::from(Pace::STALL);
+        assert!(pace([0, 10, 20]).end_of(5, at(last)).is_some());
+        let over = at(last).after(Duration::from_micros(1));
+        assert_eq!(pace([0, 10, 20]).end_of(5, over), None, "it has stalled");
+    }
+
+    #[test]
+    fn a_pace_that_changes_is_followed() {
+        let slow = (0..100).map(|job| job * 60);
+        let quick = (0..Pace::ENDS_MAX as u64).map(|job| 6_000 + job);
+        let last = 6_000 + Pace::ENDS_MAX as u64 - 1;
+        let end = pace(slow.chain(quick)).end_of(10, at(last));
+        assert_eq!(end, Some(at(last + 10)));
+    }
+}
