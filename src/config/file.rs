@@ -86,7 +86,6 @@ impl ConfigFile {
         let mut top = Section {
             source: &source,
             path: String::new(),
-            span: 0..0,
             table,
             problems: &mut problems,
         };
@@ -212,7 +211,6 @@ pub(super) fn named_tables<T>(
         let mut section = Section {
             source,
             path,
-            span: name.span(),
             table,
             problems,
         };

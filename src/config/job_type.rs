@@ -75,6 +75,16 @@ pub const PROGRESS_MODES: [(&str, ProgressMode); 3] = [
     ("off", ProgressMode::Off),
 ];
 
+/// What only says something beside a command.
+const COMMAND_KEYS: [&str; 6] = [
+    "dir",
+    "env",
+    "allow_dash",
+    "concurrency",
+    "result",
+    "progress",
+];
+
 const COMMAND_EXAMPLE: &str = r#"["python3", "thumbnail.py", "{input.path}"]; there is no shell"#;
 const REASONS_EXAMPLE: &str = r#"["EXIT_CODE", "SIGNAL"]"#;
 const ENV_EXAMPLE: &str = r#"env = { LANG = "C.UTF-8" }"#;
@@ -86,10 +96,7 @@ pub(super) fn read(section: &mut Section<'_>, folder: &Path) -> Option<JobType> 
     let settings = settings(section);
     let command = command(section, folder);
     // A type with any problem is none: the file is refused anyway.
-    (section.problems.len() == before).then_some(JobType {
-        settings,
-        command: command?,
-    })
+    (section.problems.len() == before).then_some(JobType { settings, command })
 }
 
 /// What a key that is not known was most likely meant to be.
@@ -236,14 +243,8 @@ fn duration(section: &mut Section<'_>, key: &str) -> Option<Duration> {
 
 fn command(section: &mut Section<'_>, folder: &Path) -> Option<CommandConfig> {
     if !section.table.contains_key("command") {
-        let (path, span) = (section.path.clone(), section.span.clone());
-        let message = format!(
-            "{path}: has no `command`; a type without one is for remote workers, which come in a later release"
-        );
-        let help = Some(format!("command = {COMMAND_EXAMPLE}"));
-        section.problems.push(
-            crate::config::problem::Problem::at(section.source, span, message).with_help(help),
-        );
+        refuse_what_a_command_needs(section);
+        return None;
     }
     let command = arguments(section);
     let dir = section.take("dir", Form::Text, |text| existing_folder(text, folder));
@@ -262,6 +263,19 @@ fn command(section: &mut Section<'_>, folder: &Path) -> Option<CommandConfig> {
         result: result.map_or_else(ResultMode::default, |(mode, _)| mode),
         progress: progress.map_or_else(ProgressMode::default, |(mode, _)| mode),
     })
+}
+
+/// A type without a command is for workers of other programs: what says how the pool runs it says nothing.
+fn refuse_what_a_command_needs(section: &mut Section<'_>) {
+    for key in COMMAND_KEYS {
+        if let Some(value) = section.table.get(key) {
+            let span = value.span();
+            let why =
+                "is about a `command`, which this type does not have: its jobs are for workers";
+            let help = Some(format!("command = {COMMAND_EXAMPLE}"));
+            section.problem(key, span, why, help);
+        }
+    }
 }
 
 /// The program and its arguments, checked one by one.

@@ -77,8 +77,8 @@ impl Default for Config {
 pub struct JobType {
     /// How its jobs are treated.
     pub settings: TypeSettings,
-    /// The program it runs.
-    pub command: CommandConfig,
+    /// The program that the pool runs for it. `None`: its jobs wait for workers of other programs.
+    pub command: Option<CommandConfig>,
 }
 
 /// How the jobs of one type are treated, whatever runs them.

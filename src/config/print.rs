@@ -7,6 +7,7 @@ use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::config::CommandConfig;
 use crate::config::file::JOB_TYPES;
 use crate::config::job_type::{CAPPED_KEYS, JOB_TYPE_KEYS, PROGRESS_MODES, RESULT_MODES};
 use crate::config::key::KEYS;
@@ -127,13 +128,16 @@ fn server_value(settings: &Settings, key: &str) -> String {
 
 /// `None` for what has no value of its own.
 fn type_value(job_type: &JobType, key: &str) -> Option<String> {
-    let (settings, command) = (&job_type.settings, &job_type.command);
+    let settings = &job_type.settings;
+    let of_command = |value: fn(&CommandConfig) -> String| job_type.command.as_ref().map(value);
     let retry = &settings.retry_policy;
     Some(match key {
-        "command" => toml::Value::from(command.command.clone()).to_string(),
-        "dir" => path(&command.dir),
-        "env" => inline_table(command.env.iter()),
-        "allow_dash" => command.allow_dash.to_string(),
+        "command" => {
+            return of_command(|of| toml::Value::from(of.command.clone()).to_string());
+        }
+        "dir" => return of_command(|of| path(&of.dir)),
+        "env" => return of_command(|of| inline_table(of.env.iter())),
+        "allow_dash" => return of_command(|of| of.allow_dash.to_string()),
         "queue" => quoted(settings.queue.as_str()),
         "concurrency" => return settings.concurrency.map(|places| places.to_string()),
         "queue_timeout" => return settings.timeouts.queue_timeout.map(span),
@@ -152,8 +156,8 @@ fn type_value(job_type: &JobType, key: &str) -> Option<String> {
         "retention" => return settings.retention.finished.map(span),
         "dead_letter_retention" => return settings.retention.failed.map(span),
         "event_retention" => return settings.event_retention.map(span),
-        "result" => word(command.result, &RESULT_MODES),
-        "progress" => word(command.progress, &PROGRESS_MODES),
+        "result" => return of_command(|of| word(of.result, &RESULT_MODES)),
+        "progress" => return of_command(|of| word(of.progress, &PROGRESS_MODES)),
         "progress_interval" => span(settings.progress_interval),
         _ => unreachable!("every key of JOB_TYPE_KEYS is printed: a test prints them all"),
     })

@@ -16,8 +16,6 @@ pub(super) struct Section<'a> {
     pub(super) source: &'a SourceText,
     /// As in the file: `job_types.thumbnail`; empty for the top.
     pub(super) path: String,
-    /// What a problem with the table as a whole points at.
-    pub(super) span: Range<usize>,
     pub(super) table: &'a DeTable<'a>,
     pub(super) problems: &'a mut Vec<Problem>,
 }

@@ -130,7 +130,7 @@ fn a_bad_value_in_the_file_is_refused_even_where_a_flag_overrides_it() {
 
 #[test]
 fn problems_of_all_sources_are_told_at_once() {
-    let (_folder, mut given) = with_file("workers = 0\n[job_types.t]\n");
+    let (_folder, mut given) = with_file("workers = 0\n[job_types.t]\nconcurrency = 1\n");
     given.flags.insert("listen", "nowhere".to_owned());
     given
         .environment

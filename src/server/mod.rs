@@ -245,7 +245,11 @@ impl Server {
                     "job_types.{name}: a type with this name is built in or embedded; choose another name"
                 )));
             };
-            let executor = CommandExecutor::new(job_type.command.clone(), attempts_dir.to_owned())
+            // Its jobs wait for workers.
+            let Some(command) = &job_type.command else {
+                continue;
+            };
+            let executor = CommandExecutor::new(command.clone(), attempts_dir.to_owned())
                 .map_err(|problem| ServeError::Config(format!("job_types.{name}: {problem}")))?;
             let configured: (_, Arc<dyn Executor>) =
                 (job_type.settings.clone(), Arc::new(executor));
@@ -263,8 +267,17 @@ impl Server {
             };
             (name.clone(), known)
         });
+        let of_workers = self.config.job_types.iter();
+        let of_workers = of_workers.filter(|(_, job_type)| job_type.command.is_none());
+        let of_workers = of_workers.map(|(name, job_type)| {
+            let known = KnownType {
+                settings: job_type.settings.clone(),
+                check: Arc::new(|_| Ok(())),
+            };
+            (name.clone(), known)
+        });
         QueueSettings {
-            types: types.collect(),
+            types: types.chain(of_workers).collect(),
             log_bytes_max: self.config.log_bytes_max,
             watchers_max: self.config.watchers_max,
             waiting_max: self.config.waiting_max,
@@ -357,7 +370,12 @@ async fn set_health(health: &tonic_health::server::HealthReporter, serving: bool
     } else {
         tonic_health::ServingStatus::NotServing
     };
-    for service in ["", grpc::JOB_SERVICE, grpc::QUEUE_SERVICE] {
+    for service in [
+        "",
+        grpc::JOB_SERVICE,
+        grpc::QUEUE_SERVICE,
+        grpc::WORKER_SERVICE,
+    ] {
         health.set_service_status(service, status).await;
     }
 }

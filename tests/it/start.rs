@@ -11,14 +11,14 @@ use crate::harness::{Puppets, Setup, folder};
 fn program() -> JobType {
     JobType {
         settings: TypeSettings::default(),
-        command: CommandConfig {
+        command: Some(CommandConfig {
             command: vec!["true".to_owned()],
             dir: PathBuf::from("/"),
             env: [].into(),
             allow_dash: false,
             result: ResultMode::default(),
             progress: ProgressMode::default(),
-        },
+        }),
     }
 }
 

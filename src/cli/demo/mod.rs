@@ -275,14 +275,14 @@ fn submit(job_type: &str, input: Option<pb::Payload>) -> pb::SubmitRequest {
 fn config(folder: &Path, root: &Path) -> Config {
     let command = JobType {
         settings: TypeSettings::default(),
-        command: CommandConfig {
+        command: Some(CommandConfig {
             command: ["sh", "-c", COMMAND].map(str::to_owned).to_vec(),
             dir: folder.to_owned(),
             env: std::collections::BTreeMap::new(),
             allow_dash: false,
             result: ResultMode::StdoutText,
             progress: ProgressMode::Auto,
-        },
+        }),
     };
     let name = "demo-command"
         .to_owned()
