@@ -15,6 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .open_files([
             "pacenote/v1/job_service.proto",
             "pacenote/v1/queue_service.proto",
+            "pacenote/v1/worker_service.proto",
         ])?;
     std::fs::write(
         out.join("pacenote.fds.bin"),

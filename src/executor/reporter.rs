@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::job::Report;
-use crate::job::event::{LogLevel, LogLine};
+use crate::job::event::{LogLevel, LogLine, truncate};
 use crate::job::limits::{DETAIL_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use crate::job::name::Name;
 use crate::job::payload::Payload;
@@ -104,18 +104,10 @@ impl Reporter {
     /// Where the fields are larger than 16 KiB as JSON, or the attempt is over.
     pub async fn log_line(&self, mut line: LogLine) -> Result<(), ReportError> {
         truncate(&mut line.message, DETAIL_BYTES_MAX);
-        let mut bytes = line.message.len();
-        if !line.fields.is_empty() {
-            let fields = serde_json::to_string(&line.fields)
-                .unwrap_or_default()
-                .len();
-            if fields > DETAIL_BYTES_MAX {
-                let problem =
-                    format!("are {fields} bytes as JSON; at most {DETAIL_BYTES_MAX} are accepted");
-                return Err(invalid("fields", problem));
-            }
-            bytes += fields;
-        }
+        let fields = line
+            .check_fields()
+            .map_err(|problem| invalid("fields", problem))?;
+        let bytes = line.message.len() + fields;
         self.send(Report::Log(line), bytes).await
     }
 
@@ -180,11 +172,4 @@ impl Reports {
 
 fn invalid(field: &'static str, problem: String) -> ReportError {
     ReportError::Invalid { field, problem }
-}
-
-/// Cuts a text to at most `max` bytes, at a character boundary.
-pub(crate) fn truncate(text: &mut String, max: usize) {
-    if text.len() > max {
-        text.truncate(text.floor_char_boundary(max));
-    }
 }

@@ -1,4 +1,4 @@
-//! The gRPC surface: `pacenote.v1.JobService`, `QueueService`, health and reflection. Translates, and nothing else:
+//! The gRPC surface: `pacenote.v1.JobService`, `QueueService`, `WorkerService`, health and reflection. Translates, and nothing else:
 //! what is asked for is checked and done behind the queue's door.
 
 mod malformed;
@@ -7,6 +7,7 @@ mod requests;
 mod status;
 mod submissions;
 mod watch_jobs;
+mod workers;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 
 pub use queues::QUEUE_SERVICE;
 pub use status::DOMAIN;
+pub use workers::WORKER_SERVICE;
 
 use crate::error::{Error, Violations};
 use crate::grpc::malformed::Refusing;
@@ -28,11 +30,13 @@ use crate::grpc::queues::Queues;
 use crate::grpc::requests::check_request;
 use crate::grpc::status::status;
 use crate::grpc::submissions::{of_batch, submission};
+use crate::grpc::workers::Workers;
 use crate::job::limits::{CODEC_BYTES_MAX, PAGE_BYTES_MAX};
 use crate::job::{Job, JobSnapshot, Payloads};
 use crate::pb;
 use crate::pb::job_service_server::{JobService, JobServiceServer};
 use crate::pb::queue_service_server::QueueServiceServer;
+use crate::pb::worker_service_server::WorkerServiceServer;
 use crate::queue::{JobQueue, RetriedPage, Skipped, Watch, WatchContent, WatchMessage};
 use crate::store::View;
 use crate::wire;
@@ -55,6 +59,12 @@ pub fn routes<H: Health>(queue: JobQueue, health: HealthServer<H>) -> anyhow::Re
     let queues = QueueServiceServer::new(queues)
         .max_decoding_message_size(CODEC_BYTES_MAX)
         .accept_compressed(CompressionEncoding::Gzip);
+    let workers = Workers {
+        queue: queue.clone(),
+    };
+    let workers = WorkerServiceServer::new(workers)
+        .max_decoding_message_size(CODEC_BYTES_MAX)
+        .accept_compressed(CompressionEncoding::Gzip);
     let jobs = JobServiceServer::new(Jobs { queue })
         .max_decoding_message_size(CODEC_BYTES_MAX)
         .accept_compressed(CompressionEncoding::Gzip);
@@ -66,6 +76,7 @@ pub fn routes<H: Health>(queue: JobQueue, health: HealthServer<H>) -> anyhow::Re
     let reflection_v1alpha = reflection_v1alpha.accept_compressed(CompressionEncoding::Gzip);
     Ok(Routes::new(Refusing(jobs))
         .add_service(Refusing(queues))
+        .add_service(Refusing(workers))
         .add_service(Refusing(health))
         .add_service(Refusing(reflection_v1))
         .add_service(Refusing(reflection_v1alpha)))

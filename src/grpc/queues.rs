@@ -32,6 +32,11 @@ pub(super) struct Queues {
 }
 
 impl Queues {
+    fn known_type(&self, name: &str, violations: &mut Violations) -> Option<Name> {
+        let tenant = default_tenant();
+        self.queue.known_type(&tenant, name, "job_type", violations)
+    }
+
     async fn pause_queue(&self, name: &str, paused: bool) -> Result<pb::Queue, Status> {
         let mut violations = Violations::default();
         let name = violations.check("queue", Name::new(name));
@@ -43,7 +48,7 @@ impl Queues {
 
     async fn pause_type(&self, name: &str, paused: bool) -> Result<pb::JobType, Status> {
         let mut violations = Violations::default();
-        let name = self.queue.known_type(name, "job_type", &mut violations);
+        let name = self.known_type(name, &mut violations);
         let name = checked(name, violations)?;
         let done = self.queue.pause_type(&name, paused).await;
         done.map_err(status)?;
@@ -67,7 +72,7 @@ impl Queues {
         let queue = violations.check("queue", Name::new(&request.queue));
         let job_type = match request.job_type.as_str() {
             "" => None,
-            name => self.queue.known_type(name, "job_type", violations),
+            name => self.known_type(name, violations),
         };
         let states = waiting_states(&request.states, violations);
         let limit = match request.limit {

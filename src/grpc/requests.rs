@@ -372,7 +372,7 @@ fn reasons(given: &[String], violations: &mut Violations) -> Vec<String> {
     given.to_vec()
 }
 
-fn names(field: &str, names: &[String], violations: &mut Violations) -> Vec<Name> {
+pub(super) fn names(field: &str, names: &[String], violations: &mut Violations) -> Vec<Name> {
     check_list(field, names.len(), violations);
     let numbered = names.iter().enumerate().take(LIST_MAX);
     numbered
@@ -418,7 +418,7 @@ fn check_list(field: &str, len: usize, violations: &mut Violations) {
     }
 }
 
-fn duration(
+pub(super) fn duration(
     field: &str,
     given: Option<prost_types::Duration>,
     range: RangeInclusive<Duration>,

@@ -3,7 +3,9 @@
 use crate::job::event::{ErrorCode, Event, EventKind, JobError, LogLevel, LogLine};
 use crate::job::limits::{ATTEMPTS_LOST_MAX, DURATION_MAX, IDEMPOTENCY_KEY_KEPT, LIST_MAX};
 use crate::job::time::Timestamp;
-use crate::job::{Applied, CancelCause, Change, Job, JobState, Outcome, Refusal, Report};
+use crate::job::{
+    Applied, CancelCause, Change, Job, JobState, Outcome, Refusal, RemoteLease, Report, ToldEnd,
+};
 
 impl Job {
     /// Makes a change, or refuses it and leaves everything as it was. A cancel that comes twice or too
@@ -18,8 +20,13 @@ impl Job {
                 worker_id,
                 heard_at,
                 lease_until,
+                term,
             } => {
                 self.claim(&mut applied, worker_id, now)?;
+                self.0.detail.remote_lease = term.map(|term| RemoteLease {
+                    term,
+                    last_report: 0,
+                });
                 self.0.lease_expires_at = Some(lease_until);
                 self.hear(heard_at);
             }
@@ -28,13 +35,15 @@ impl Job {
                 reports,
                 heard_at,
                 lease_until,
+                number,
             } => {
                 self.check_lease(attempt)?;
                 self.0.lease_expires_at = Some(lease_until);
                 if !reports.is_empty() {
                     self.hear(heard_at);
                 }
-                for report in reports {
+                let came_before = !self.count_report(number);
+                for report in reports.into_iter().filter(|_| !came_before) {
                     self.report(&mut applied, report, now);
                 }
             }
@@ -42,9 +51,18 @@ impl Job {
                 attempt,
                 outcome,
                 chance,
+                fingerprint,
             } => {
+                let told = fingerprint.map(|fingerprint| ToldEnd {
+                    attempt,
+                    fingerprint,
+                });
+                if told.is_some() && self.detail.told_end == told {
+                    return Ok(applied);
+                }
                 self.check_lease(attempt)?;
                 self.finish(&mut applied, outcome, chance, now)?;
+                self.0.detail.told_end = told;
             }
             Change::Lose { attempt, before } => {
                 self.check_lease(attempt)?;
@@ -170,6 +188,18 @@ impl Job {
         self.0.stalled_since = Some(silent_since);
         self.record(applied, now, EventKind::Stalled { silent_since });
         Ok(())
+    }
+
+    /// Takes note of a report's number. Answers whether it is new.
+    fn count_report(&mut self, number: i64) -> bool {
+        match &mut self.0.detail.remote_lease {
+            Some(lease) if number > 0 => {
+                let is_new = number > lease.last_report;
+                lease.last_report = lease.last_report.max(number);
+                is_new
+            }
+            Some(_) | None => true,
+        }
     }
 
     fn report(&mut self, applied: &mut Applied, report: Report, now: Timestamp) {
@@ -409,6 +439,7 @@ impl Job {
         self.0.lease_expires_at = None;
         self.0.stall_at = None;
         self.0.stalled_since = None;
+        self.0.detail.remote_lease = None;
     }
 
     fn end(&mut self, applied: &mut Applied, state: JobState, reason: &str, now: Timestamp) {

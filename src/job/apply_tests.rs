@@ -83,12 +83,14 @@ fn change(row: &str) -> Change {
         attempt: 2,
         outcome,
         chance: 0.5,
+        fingerprint: None,
     };
     let report = |attempt, reports| Change::Report {
         attempt,
         reports,
         heard_at: START,
         lease_until: LEASE_END,
+        number: 0,
     };
     let stall = |attempt, steady_now| Change::Stall {
         attempt,
@@ -100,6 +102,7 @@ fn change(row: &str) -> Change {
             worker_id: "w".to_owned(),
             heard_at: START,
             lease_until: LEASE_END,
+            term: None,
         },
         "report" => report(2, vec![line()]),
         "heartbeat" => report(2, vec![]),
@@ -110,6 +113,7 @@ fn change(row: &str) -> Change {
             attempt: 2,
             outcome: Outcome::Failed(retryable),
             chance: 0.0,
+            fingerprint: None,
         },
         "fail_for_good" => finish(Outcome::Failed(JobError::permanent("BROKEN", "no use"))),
         "say_cancelled" => finish(Outcome::Cancelled),
@@ -118,11 +122,13 @@ fn change(row: &str) -> Change {
             attempt: 1,
             outcome: Outcome::Succeeded(None),
             chance: 0.5,
+            fingerprint: None,
         },
         "finish_early" => Change::Finish {
             attempt: 3,
             outcome: Outcome::HandedBack,
             chance: 0.5,
+            fingerprint: None,
         },
         "lose" | "lose_at_last" => lose(2, START.after(TICK)),
         "lose_renewed" => lose(2, START),
@@ -267,6 +273,7 @@ fn report(job: &mut Job, reports: Vec<Report>) -> Applied {
         reports,
         heard_at: START,
         lease_until: LEASE_END,
+        number: 0,
     };
     job.apply(change, NOW).expect("it holds the lease")
 }
@@ -298,6 +305,7 @@ fn three_attempts_lost_in_a_row_end_a_job_whatever_budget_is_left() {
         attempt,
         outcome: Outcome::HandedBack,
         chance: 0.0,
+        fingerprint: None,
     };
     job.apply(hand_back, NOW).expect("it holds the lease");
     for lost in 1..=ATTEMPTS_LOST_MAX {
@@ -349,6 +357,7 @@ fn change_of(job: &Job) -> Change {
         attempt: job.attempt,
         outcome: Outcome::Succeeded(None),
         chance: 0.5,
+        fingerprint: None,
     }
 }
 

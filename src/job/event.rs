@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::job::JobState;
+use crate::job::limits::{DETAIL_BYTES_MAX, DURATION_MAX, ERROR_METADATA_MAX, STRING_BYTES_MAX};
 use crate::job::payload::Payload;
 use crate::job::progress::Progress;
 use crate::job::time::Timestamp;
@@ -142,6 +143,31 @@ impl LogLine {
             fields: serde_json::Map::new(),
         }
     }
+
+    /// How many bytes its fields are as JSON.
+    ///
+    /// # Errors
+    /// A sentence that names the bound.
+    pub fn check_fields(&self) -> Result<usize, String> {
+        if self.fields.is_empty() {
+            return Ok(0);
+        }
+        let text = serde_json::to_string(&self.fields).unwrap_or_default();
+        let bytes = text.len();
+        if bytes > DETAIL_BYTES_MAX {
+            return Err(format!(
+                "are {bytes} bytes as JSON; at most {DETAIL_BYTES_MAX} are accepted"
+            ));
+        }
+        Ok(bytes)
+    }
+}
+
+/// Cuts a text at a character boundary.
+pub(crate) fn truncate(text: &mut String, max: usize) {
+    if text.len() > max {
+        text.truncate(text.floor_char_boundary(max));
+    }
 }
 
 /// How bad a log line is.
@@ -182,6 +208,25 @@ pub struct JobError {
 }
 
 impl JobError {
+    /// Cuts every part to its bound, texts at character boundaries.
+    #[must_use]
+    pub fn cut(mut self) -> Self {
+        truncate(&mut self.reason, STRING_BYTES_MAX);
+        truncate(&mut self.message, STRING_BYTES_MAX);
+        truncate(&mut self.detail, DETAIL_BYTES_MAX);
+        self.retry_after = self.retry_after.map(|wait| wait.min(DURATION_MAX));
+        let short = |mut text: String| {
+            truncate(&mut text, STRING_BYTES_MAX);
+            text
+        };
+        let metadata = std::mem::take(&mut self.metadata).into_iter();
+        self.metadata = metadata
+            .take(ERROR_METADATA_MAX)
+            .map(|(key, value)| (short(key), short(value)))
+            .collect();
+        self
+    }
+
     /// An error that another attempt may heal.
     pub fn retryable(reason: &str, message: impl Into<String>) -> Self {
         Self {
@@ -253,4 +298,51 @@ pub enum ErrorCode {
     Unavailable = 14,
     DataLoss = 15,
     Unauthenticated = 16,
+}
+
+impl ErrorCode {
+    /// The code of a number; `None` for OK and for numbers that nobody knows.
+    pub fn from_number(number: i32) -> Option<Self> {
+        Some(match number {
+            1 => Self::Cancelled,
+            2 => Self::Unknown,
+            3 => Self::InvalidArgument,
+            4 => Self::DeadlineExceeded,
+            5 => Self::NotFound,
+            6 => Self::AlreadyExists,
+            7 => Self::PermissionDenied,
+            8 => Self::ResourceExhausted,
+            9 => Self::FailedPrecondition,
+            10 => Self::Aborted,
+            11 => Self::OutOfRange,
+            12 => Self::Unimplemented,
+            13 => Self::Internal,
+            14 => Self::Unavailable,
+            15 => Self::DataLoss,
+            16 => Self::Unauthenticated,
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_of_an_error_is_cut_to_its_bound() {
+        let mut error = JobError::retryable("R", "é".repeat(STRING_BYTES_MAX))
+            .with_detail("d".repeat(DETAIL_BYTES_MAX + 1));
+        for i in 0..=ERROR_METADATA_MAX {
+            error = error.with_metadata(&format!("k{i:02}"), "v".repeat(STRING_BYTES_MAX + 1));
+        }
+        let error = error
+            .with_retry_after(DURATION_MAX + std::time::Duration::from_secs(1))
+            .cut();
+        assert_eq!(error.retry_after, Some(DURATION_MAX));
+        assert_eq!(error.message.len(), STRING_BYTES_MAX);
+        assert_eq!(error.detail.len(), DETAIL_BYTES_MAX);
+        assert_eq!(error.metadata.len(), ERROR_METADATA_MAX);
+        assert!(error.metadata.values().all(|v| v.len() == STRING_BYTES_MAX));
+    }
 }

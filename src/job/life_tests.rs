@@ -90,12 +90,14 @@ fn to_change(made: Move, job: &Job, now: Timestamp) -> Option<Change> {
             worker_id: "w".to_owned(),
             heard_at: now,
             lease_until,
+            term: None,
         },
         Move::Report { late, reports } => Change::Report {
             attempt: of(late),
             reports,
             heard_at: now,
             lease_until,
+            number: 0,
         },
         Move::Finish {
             late,
@@ -105,6 +107,7 @@ fn to_change(made: Move, job: &Job, now: Timestamp) -> Option<Change> {
             attempt: of(late),
             outcome,
             chance,
+            fingerprint: None,
         },
         Move::Lose { late } => Change::Lose {
             attempt: of(late),

@@ -109,6 +109,13 @@ pub const KEY_CONCURRENCY_DEFAULT: usize = 1;
 pub const LEASE: Duration = Duration::from_secs(15);
 /// How often the pool renews its leases: two may go missing.
 pub const LEASE_HEARTBEAT: Duration = Duration::from_secs(5);
+/// What a worker of another program may ask for as the term of its leases.
+pub const LEASE_TERMS: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(300);
+/// Jobs that one call leases, events that one call reports, and leases that one call extends.
+pub const LEASED_MAX: usize = 1_000;
+/// Job types that are known because a worker leased for them, with those that are paused. Chosen: they are
+/// kept in memory.
+pub const LEASED_TYPES_MAX: usize = 10_000;
 /// Events in one message of a watch, and in one stored segment.
 pub const BATCH_EVENTS_MAX: usize = 256;
 /// Bytes of events in one message of a watch, and in one stored segment. One larger event travels alone.

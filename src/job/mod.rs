@@ -19,11 +19,14 @@ pub mod time;
 #[cfg(test)]
 mod apply_tests;
 #[cfg(test)]
+mod lease_tests;
+#[cfg(test)]
 mod life_tests;
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -119,7 +122,7 @@ pub struct JobSpec {
     /// Output and log lines kept. Bytes.
     pub log_bytes_max: u64,
     /// At most one progress event is stored in this time; zero for one a commit.
-    pub progress_interval: std::time::Duration,
+    pub progress_interval: Duration,
 }
 
 impl JobSpec {
@@ -160,7 +163,7 @@ pub struct Unique {
     /// What it is called.
     pub key: String,
     /// Another job stands in the way while it is not finished, and for this long after it was stored.
-    pub window: std::time::Duration,
+    pub window: Duration,
 }
 
 /// What changes, is shown, and is never searched.
@@ -179,6 +182,12 @@ pub struct JobDetail {
     /// Who holds, or held last, its lease.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub worker_id: String,
+    /// While another program holds its lease.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote_lease: Option<RemoteLease>,
+    /// How its newest attempt ended, where its worker may ask again whether it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub told_end: Option<ToldEnd>,
     /// What the caller of a cancel gave.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub cancel_reason: String,
@@ -203,6 +212,25 @@ pub struct JobDetail {
     /// Bytes of progress events stored: each quarter of the log's bound doubles their interval.
     #[serde(skip_serializing_if = "is_zero")]
     pub progress_bytes: u64,
+}
+
+/// The lease of a worker that is another program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RemoteLease {
+    /// How long each renewal holds.
+    pub term: Duration,
+    /// The newest report that was stored; 0 before the first.
+    #[serde(default)]
+    pub last_report: i64,
+}
+
+/// An end that a worker told.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ToldEnd {
+    /// Of which attempt.
+    pub attempt: u32,
+    /// What tells it from another one.
+    pub fingerprint: String,
 }
 
 #[expect(
@@ -355,7 +383,7 @@ pub struct NewJob {
     /// When it may first run; in the past for at once, `None` for `delay` after it is stored.
     pub start_at: Option<Timestamp>,
     /// How long after it is stored it may first run. Default: at once.
-    pub delay: std::time::Duration,
+    pub delay: Duration,
     /// What becomes of it where another job stands in its way.
     pub on_conflict: OnConflict,
 }
@@ -373,7 +401,7 @@ impl NewJob {
             spec: Arc::new(spec),
             input,
             start_at: None,
-            delay: std::time::Duration::ZERO,
+            delay: Duration::ZERO,
             on_conflict: OnConflict::default(),
         }
     }
@@ -398,6 +426,8 @@ pub enum Change {
         heard_at: Timestamp,
         /// How long the claim holds without a heartbeat, by the steady clock.
         lease_until: Timestamp,
+        /// Where the worker is another program: how long each renewal holds.
+        term: Option<Duration>,
     },
     /// The attempt tells what it has done, which renews its lease.
     Report {
@@ -409,6 +439,9 @@ pub enum Change {
         heard_at: Timestamp,
         /// How long the claim holds from here.
         lease_until: Timestamp,
+        /// Which report of the attempt, from 1: what comes with a number that is stored already came before.
+        /// 0 where its worker does not count them.
+        number: i64,
     },
     /// The attempt is over.
     Finish {
@@ -418,6 +451,8 @@ pub enum Change {
         outcome: Outcome,
         /// Jitter of a retry, uniform in 0 to 1.
         chance: f64,
+        /// What tells this end from another one. The same end of the same attempt again changes nothing.
+        fingerprint: Option<String>,
     },
     /// The attempt's worker is gone: its lease ran out, or its process is known to be dead.
     Lose {
@@ -510,7 +545,7 @@ pub enum Outcome {
     /// Not finished through no fault of its own: the worker drains. Charges nothing.
     HandedBack,
     /// Wants to go on later. Charges nothing.
-    Snoozed(std::time::Duration),
+    Snoozed(Duration),
     /// Stopped because the job's total timeout has ended.
     Expired,
 }

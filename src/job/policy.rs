@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::job::Outcome;
+use crate::job::event::{ErrorCode, JobError};
 use crate::job::limits::{self, REASON_BYTES_MAX};
 
 /// How often, and after what wait, failed attempts are repeated.
@@ -179,6 +181,33 @@ pub fn check_reason(reason: &str) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+/// What ends an attempt although nobody asks it to stop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Limit {
+    /// It ran longer than it may.
+    Run,
+    /// Its job took longer than it may, over all its attempts.
+    Total,
+    /// It told nothing for longer than it may.
+    Heartbeat,
+}
+
+impl Limit {
+    /// How an attempt has ended that has reached it.
+    pub fn outcome(self) -> Outcome {
+        let (reason, message) = match self {
+            Self::Run => ("RUN_TIMEOUT", "the attempt ran longer than its run timeout"),
+            Self::Heartbeat => (
+                "HEARTBEAT_TIMEOUT",
+                "the attempt told nothing for longer than its heartbeat timeout",
+            ),
+            Self::Total => return Outcome::Expired,
+        };
+        let error = JobError::retryable(reason, message);
+        Outcome::Failed(error.with_code(ErrorCode::DeadlineExceeded))
+    }
 }
 
 #[cfg(test)]

@@ -19,7 +19,11 @@ const DUE_CHECK_MAX: Duration = Duration::from_secs(10);
 /// Pause after a duty failed. What failed is logged where it failed.
 const FAILED_PAUSE: Duration = Duration::from_secs(1);
 /// How often attempts are looked through for ended leases and for silence: either is found so late at most.
-const SWEEP_EVERY: Duration = Duration::from_secs(LEASE.as_secs() / 3);
+/// Chosen: whoever waits for a lost lease waits for little more than the lease.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// How long after the one before a look may come before this process is said to have stood still. Chosen: less
+/// than the shortest lease.
+const LATE_MAX: Duration = Duration::from_secs(3);
 /// How often the store is asked whether it wants tidying.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
 
@@ -124,7 +128,7 @@ impl Pulse {
         if now >= self.unheard_until {
             self.unheard = Duration::ZERO;
         }
-        if since <= SWEEP_EVERY * 2 {
+        if since <= LATE_MAX {
             return None;
         }
         self.leases_spared_until = now.after(LEASE);
@@ -163,7 +167,7 @@ mod tests {
     #[test]
     fn a_process_that_beats_in_time_judges_by_the_clock_as_it_is() {
         let mut pulse = Pulse::new(at(0));
-        for secs in [5, 15, 20, 30] {
+        for secs in [1, 4, 5, 8] {
             assert_eq!(pulse.beat(at(secs)), None);
             assert!(pulse.sweeps_leases(at(secs)));
             assert_eq!(pulse.heard_until(at(secs)), at(secs));
@@ -177,16 +181,16 @@ mod tests {
         assert!(!pulse.sweeps_leases(at(1_000)));
         // Whoever was silent for ten seconds before is so for ten seconds now.
         assert_eq!(pulse.heard_until(at(1_000)), at(0));
-        assert_eq!(pulse.beat(at(1_005)), None);
+        assert_eq!(pulse.beat(at(1_003)), None);
         assert!(!pulse.sweeps_leases(at(1_014)) && pulse.sweeps_leases(at(1_015)));
-        assert_eq!(pulse.heard_until(at(1_005)), at(5));
+        assert_eq!(pulse.heard_until(at(1_003)), at(3));
         // Again: both times count.
-        assert_eq!(pulse.beat(at(1_105)), Some(Duration::from_secs(100)));
-        assert_eq!(pulse.heard_until(at(1_105)), at(5));
+        assert_eq!(pulse.beat(at(1_105)), Some(Duration::from_secs(102)));
+        assert_eq!(pulse.heard_until(at(1_105)), at(3));
         // In the end the clock is as it is.
         let mut now = 1_105;
         while pulse.heard_until(at(now)) != at(now) {
-            now += 5;
+            now += 3;
             pulse.beat(at(now));
             assert!(now < 4_000, "{pulse:?}");
         }

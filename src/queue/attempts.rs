@@ -1,27 +1,26 @@
-//! The attempts that live in this process, and how each is told to stop.
+//! The attempts that live, in this process and in workers of other programs, and how each is told to stop.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::job::name::{JobKey, Lane, Name};
+use crate::job::policy::Limit;
 use crate::job::time::Timestamp;
 use crate::job::{Job, JobState};
+use crate::queue::lease::Lease;
 
 /// Why an attempt has to stop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StopCause {
     /// Somebody asked the job to stop.
     Cancel,
-    /// It ran longer than it may.
-    RunTimeout,
-    /// Its job took longer than it may, over all its attempts.
-    TotalTimeout,
-    /// It told nothing for longer than it may.
-    HeartbeatTimeout,
+    /// It has reached a limit of its own.
+    Limit(Limit),
     /// The server drains.
     Drain,
     /// It does not hold the lease any more.
@@ -59,7 +58,7 @@ const NEWEST: f64 = 0.1;
 /// A mean that nothing was added to for so long says nothing about now.
 const KNOWN_FOR: Duration = Duration::from_secs(3600);
 
-/// The attempts that live in this process.
+/// The attempts that live.
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
     state: Mutex<State>,
@@ -75,6 +74,11 @@ struct State {
 }
 
 impl State {
+    fn of(&mut self, lease: &Lease) -> Option<&mut Live> {
+        let live = self.live.get_mut(&lease.key);
+        live.filter(|live| live.attempt == lease.attempt)
+    }
+
     /// An attempt is over.
     fn end(&mut self, key: &JobKey, now: Timestamp) {
         let Some(Live { lane, began_at, .. }) = self.live.remove(key) else {
@@ -106,6 +110,10 @@ struct Live {
     stop: StopSignal,
     began_at: Timestamp,
     lane: Lane,
+    /// Its worker is another program.
+    is_remote: bool,
+    /// When such a worker told something last.
+    heard: Instant,
 }
 
 /// How long the attempts of one type took lately.
@@ -133,6 +141,8 @@ impl Attempts {
             stop: stop.clone(),
             began_at: now,
             lane: lane.clone(),
+            is_remote: job.detail.remote_lease.is_some(),
+            heard: Instant::now(),
         };
         let mut state = self.lock();
         state.live.insert(job.key.clone(), live);
@@ -165,11 +175,28 @@ impl Attempts {
         }
     }
 
-    /// Whether an attempt is one of them.
+    /// Whether an attempt runs in this process.
     pub(super) fn is_alive(&self, key: &JobKey, attempt: u32) -> bool {
         let state = self.lock();
         let live = state.live.get(key);
-        live.is_some_and(|live| live.attempt == attempt)
+        live.is_some_and(|live| live.attempt == attempt && !live.is_remote)
+    }
+
+    /// The worker of an attempt has told something.
+    pub(super) fn hear(&self, lease: &Lease) {
+        if let Some(live) = self.lock().of(lease) {
+            live.heard = Instant::now();
+        }
+    }
+
+    /// When the worker of an attempt told something last.
+    pub(super) fn heard(&self, lease: &Lease) -> Option<Instant> {
+        self.lock().of(lease).map(|live| live.heard)
+    }
+
+    /// Why an attempt has to stop, if it has.
+    pub(super) fn cause(&self, lease: &Lease) -> Option<StopCause> {
+        self.lock().of(lease).and_then(|live| live.stop.cause())
     }
 
     /// How many attempts of a lane run, and how long those of its type took lately; `None` where either is

@@ -76,6 +76,7 @@ impl JobQueue {
                 attempt: lease.attempt,
                 outcome,
                 chance: self.shared.clock.chance(),
+                fingerprint: None,
             },
         });
         let mut answers = self.change(entries, bytes).await?;
@@ -90,11 +91,12 @@ impl JobQueue {
             reports,
             heard_at: self.shared.clock.steady(),
             lease_until: self.shared.clock.steady().after(LEASE),
+            number: 0,
         }
     }
 }
 
-fn report_bytes(report: &Report) -> usize {
+pub(super) fn report_bytes(report: &Report) -> usize {
     match report {
         Report::Progress(_) => 0,
         Report::Output { chunk, .. } => chunk.as_bytes().len(),

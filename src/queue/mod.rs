@@ -11,15 +11,18 @@ mod duties;
 mod estimate;
 mod forget;
 mod lease;
+mod limits;
 mod many;
 mod overview;
 mod page;
 mod places;
+mod polls;
 mod progress;
 mod purges;
 mod quota;
 mod rates;
 mod read;
+mod remote;
 mod retry;
 mod schedule;
 mod settings;
@@ -30,6 +33,7 @@ mod watch_jobs;
 mod writer;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -41,11 +45,13 @@ pub use clear::{Cleared, Waiting};
 pub use estimate::Place;
 pub use forget::{ROUND_EACH_MAX, Retired};
 pub use lease::Lease;
+pub(crate) use limits::Limits;
 pub use many::{DeletedPage, RetriedPage, Skipped};
 pub use overview::{Depths, LimitSources, QueueList, QueueStatus, Source, Status, TypeStatus};
 pub use places::Places;
 pub use rates::LastMinute;
 pub use read::{EventPage, EventQuery, JobPage, Waited, check_page_size, check_sequence};
+pub use remote::{LeaseStanding, LeasedJob, Work, WorkRequest};
 pub use settings::{Edit, LimitsEdit};
 pub use submission::{
     InputCheck, KnownType, RetryOverrides, Start, Submission, TimeoutOverrides, UniqueRequest,
@@ -67,6 +73,7 @@ use crate::job::{CancelCause, Change, Job, Refusal};
 use crate::queue::alarm::Alarm;
 use crate::queue::attempts::Attempts;
 use crate::queue::forget::Retention;
+use crate::queue::polls::Unclaimed;
 use crate::queue::quota::Quota;
 use crate::queue::rates::Rates;
 use crate::queue::schedule::Schedule;
@@ -126,6 +133,8 @@ pub(crate) struct Shared {
     attempts: Attempts,
     /// Taken away when the writer ends: the pool knows the queue, too.
     pool: Mutex<Option<Arc<Pool>>>,
+    /// How the types are treated that nobody configured.
+    other_types: KnownType,
     /// What was set at run time, as stored.
     live: Mutex<Live>,
     /// What the last minute brought.
@@ -139,6 +148,9 @@ pub(crate) struct Shared {
     failed: CancellationToken,
     failure: OnceLock<StoreError>,
     bytes: Arc<Semaphore>,
+    /// What was claimed for workers that had gone.
+    unclaimed: Arc<Unclaimed>,
+    workers_waiting: AtomicUsize,
     /// The writer has ended: nothing more will be stored.
     written: CancellationToken,
 }
@@ -206,6 +218,7 @@ impl JobQueue {
             settings,
             attempts: Attempts::default(),
             pool: Mutex::default(),
+            other_types: KnownType::plain(),
             live: Mutex::new(live),
             rates: Mutex::default(),
             due_changed: Notify::new(),
@@ -215,6 +228,8 @@ impl JobQueue {
             failed: CancellationToken::new(),
             failure: OnceLock::new(),
             bytes: Arc::new(Semaphore::new(BYTES_WAITING_MAX)),
+            unclaimed: Arc::default(),
+            workers_waiting: AtomicUsize::new(0),
             written: CancellationToken::new(),
         });
         let (requests, receiver) = mpsc::channel(REQUESTS_WAITING_MAX);
@@ -222,17 +237,13 @@ impl JobQueue {
             .start()
             .map_err(|error| Error::internal(&format!("no thread for the writer: {error}")))?;
         let queue = Self { shared, requests };
-        loop {
-            match queue.sweep_leases(Timestamp::from_micros(i64::MAX)).await {
-                Ok(0) => break,
-                Ok(_) => {}
-                // Reads go on while there is no room; these leases are swept once there is.
-                Err(error @ Error::Exhausted { .. }) => {
-                    tracing::warn!(%error, "attempts of the server before this one are not ended yet");
-                    break;
-                }
-                Err(error) => return Err(error),
+        match queue.take_over_leases().await {
+            Ok(()) => {}
+            // Reads go on while there is no room; these leases are swept once there is.
+            Err(error @ Error::Exhausted { .. }) => {
+                tracing::warn!(%error, "attempts of the server before this one are not ended yet");
             }
+            Err(error) => return Err(error),
         }
         Ok(queue)
     }
@@ -266,6 +277,10 @@ impl JobQueue {
             pool.places.close();
         }
         self.shared.draining.cancel();
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.shared.draining.is_cancelled()
     }
 
     /// Waits until a drain has begun.

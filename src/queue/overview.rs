@@ -190,7 +190,12 @@ impl JobQueue {
         }
         let stalled = self.stalled(tenant, |job| &job.spec.job_type).await?;
         let mut types = Vec::new();
-        for name in self.shared.settings.types.keys() {
+        let names: BTreeSet<Name> = {
+            let live = self.shared.live();
+            let configured = self.shared.settings.types.keys();
+            configured.chain(live.leased_by(tenant)).cloned().collect()
+        };
+        for name in &names {
             let depths = depths.remove(name).unwrap_or_default();
             let lanes = lanes.remove(name).unwrap_or_default();
             let stalled = stalled.get(name).copied().unwrap_or(0);
@@ -273,7 +278,8 @@ impl JobQueue {
         lanes: &[Lane],
         stalled: u64,
     ) -> Result<TypeStatus, Error> {
-        let known = &self.shared.settings.types[name].settings;
+        let configured = self.shared.settings.types.get(name);
+        let known = &configured.unwrap_or(&self.shared.other_types).settings;
         let set = self.shared.live().types.get(name).cloned();
         let status = Status {
             name: name.clone(),

@@ -3,20 +3,20 @@
 //! A limit that was set at run time stands above the file's, and the file's above the default; resetting
 //! it brings back the file's. Pauses are set at run time alone. All of it outlives the server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use crate::error::{Error, Violations};
-use crate::job::limits::{KEY_CONCURRENCY_DEFAULT, SET_QUEUES_MAX};
+use crate::job::limits::{KEY_CONCURRENCY_DEFAULT, LEASED_TYPES_MAX, SET_QUEUES_MAX};
 use crate::job::name::Name;
 use crate::job::queue::{Given, GivenLimits, QueueLimits, RateLimit};
 use crate::job::time::Timestamp;
+use crate::queue::JobQueue;
 use crate::queue::submission::check_type;
 use crate::queue::writer::Request;
-use crate::queue::{JobQueue, QueueSettings};
 use crate::store::{ReadError, Setting, SettingKind, StoreError};
 
 /// What becomes of a limit.
@@ -48,6 +48,8 @@ pub(super) enum SettingChange {
     PauseQueue(Name, bool),
     SetLimits(Name, LimitsEdit),
     PauseType(Name, bool),
+    /// A worker of this tenant leases for the type.
+    LeaseType(Name, Name),
 }
 
 /// What was set for one queue.
@@ -65,6 +67,9 @@ pub(super) struct QueueSetting {
 pub(super) struct TypeSetting {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) paused_at: Option<Timestamp>,
+    /// The tenants of which a worker ever leased for it.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) leased_by: BTreeSet<Name>,
 }
 
 /// Everything that was set, as stored.
@@ -127,9 +132,21 @@ impl Live {
                 Next::Queue(name, queue)
             }
             SettingChange::PauseType(name, paused) => {
-                let before = self.types.get(&name).and_then(|of_type| of_type.paused_at);
-                let paused_at = since(paused, before);
-                Next::Type(name, TypeSetting { paused_at })
+                let mut of_type = self.job_type(&name);
+                of_type.paused_at = since(paused, of_type.paused_at);
+                Next::Type(name, of_type)
+            }
+            SettingChange::LeaseType(name, tenant) => {
+                let mut of_type = self.job_type(&name);
+                of_type.leased_by.insert(tenant);
+                if !self.types.contains_key(&name) && self.types.len() >= LEASED_TYPES_MAX {
+                    let problem = format!(
+                        "name one more than the {LEASED_TYPES_MAX} types that workers may bring; \
+                         put it into the file, as [job_types.{name}]"
+                    );
+                    return Err(Error::invalid("types", problem));
+                }
+                Next::Type(name, of_type)
             }
         };
         if let Next::Queue(name, queue) = &next
@@ -167,6 +184,18 @@ impl Live {
     /// What was set for a queue.
     pub(super) fn queue(&self, name: &Name) -> QueueSetting {
         self.queues.get(name).cloned().unwrap_or_default()
+    }
+
+    /// What was set for a type.
+    pub(super) fn job_type(&self, name: &Name) -> TypeSetting {
+        self.types.get(name).cloned().unwrap_or_default()
+    }
+
+    /// The types that workers of a tenant have leased for.
+    pub(super) fn leased_by<'a>(&'a self, tenant: &'a Name) -> impl Iterator<Item = &'a Name> {
+        let types = self.types.iter();
+        let leased = types.filter(move |(_, of_type)| of_type.leased_by.contains(tenant));
+        leased.map(|(name, _)| name)
     }
 
     /// The limits that hold for a queue.
@@ -304,15 +333,16 @@ impl JobQueue {
     /// A type that is served, or what is wrong with its name.
     pub fn known_type(
         &self,
+        tenant: &Name,
         job_type: &str,
         field: &str,
         violations: &mut Violations,
     ) -> Option<Name> {
-        let QueueSettings { types, .. } = &self.shared.settings;
-        check_type(job_type, field, types, violations).map(|(name, _)| name.clone())
+        let known = check_type(tenant, job_type, field, self.known_types(), violations);
+        known.map(|(name, _)| name)
     }
 
-    async fn set(&self, change: SettingChange) -> Result<(), Error> {
+    pub(super) async fn set(&self, change: SettingChange) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
         self.send(Request::Set { change, reply }).await?;
         answer.await.map_err(|_| Error::outcome_unknown())?

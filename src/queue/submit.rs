@@ -6,7 +6,7 @@ use crate::error::{Error, Violations};
 use crate::job::name::{BatchId, JobId, Name};
 use crate::job::{Job, NewJob};
 use crate::queue::JobQueue;
-use crate::queue::submission::{Against, Submission, check_batch};
+use crate::queue::submission::{Against, KnownTypes, Submission, check_batch};
 use crate::queue::writer::Answer;
 use crate::store::{Entry, NotTaken, Reply};
 
@@ -116,7 +116,7 @@ impl JobQueue {
         let bytes = input_bytes(&new);
         let entry = Entry::Submit {
             new: Box::new(new),
-            hand_over: false,
+            hand_over: None,
         };
         match self.change_one(entry, bytes).await? {
             Answer::Stored(Reply::Done { job, deduplicated }) => Ok((job, deduplicated)),
@@ -132,10 +132,19 @@ impl JobQueue {
         Ok(())
     }
 
+    pub(super) fn known_types(&self) -> KnownTypes<'_> {
+        let shared = &self.shared;
+        KnownTypes {
+            configured: &shared.settings.types,
+            other: &shared.other_types,
+            live: &shared.live,
+        }
+    }
+
     fn against(&self) -> Against<'_> {
         let settings = &self.shared.settings;
         Against {
-            types: &settings.types,
+            types: self.known_types(),
             tenants: &settings.tenants,
             log_bytes_max: settings.log_bytes_max,
             now: self.shared.clock.now(),

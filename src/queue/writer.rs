@@ -14,21 +14,20 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::events::News;
-use crate::job::limits::LEASE;
+use crate::job::limits::DURATION_MAX;
 use crate::job::name::{Lane, Name};
 use crate::job::time::Timestamp;
 use crate::job::{Change, JobState};
 use crate::queue::Shared;
 use crate::queue::attempts::StopSignal;
 use crate::queue::places::Places;
+use crate::queue::polls::{Poll, Polls};
 use crate::queue::progress::{Addressed, ProgressGate};
 use crate::queue::purges::{PurgeLine, PurgedTo};
 use crate::queue::quota::Quota;
-use crate::queue::schedule::{Offer, Schedule};
+use crate::queue::schedule::{Offer, POOL, Schedule};
 use crate::queue::settings::{Next, SettingChange};
-use crate::store::{
-    ClaimTerms, Claimed, Committed, Entry, Group, Purge, Purged, Reply, StoreError,
-};
+use crate::store::{Claimed, Committed, Entry, Group, Purge, Purged, Reply, StoreError};
 
 /// Entries of one group. Chosen: beyond it a group only makes everyone wait longer.
 pub(super) const GROUP_ENTRIES_MAX: usize = 512;
@@ -52,6 +51,8 @@ pub(super) enum Request {
     Purge { purge: Vec<Purge>, reply: PurgedTo },
     /// Keep a setting, and go by it from then on.
     Set { change: SettingChange, reply: SetTo },
+    /// A worker of another program waits for work.
+    Poll(Poll),
     /// A place is free, or a pool has come: look again for work to hand out.
     Wake,
     /// Take nothing more, finish what is waiting, and end.
@@ -102,6 +103,7 @@ pub(super) struct Writer {
     key_limits: Arc<BTreeMap<Name, usize>>,
     gate: ProgressGate,
     purges: PurgeLine,
+    polls: Polls,
     /// When there may be more to claim although nobody knocks: at once after a commit that let jobs
     /// wait, claimed some, or had no use for a place; a moment later after one that failed.
     look_again_at: Option<Timestamp>,
@@ -152,6 +154,7 @@ impl Writer {
             quota,
             gate: ProgressGate::default(),
             purges: PurgeLine::default(),
+            polls: Polls::default(),
             look_again_at: Some(Timestamp::default()),
         }
     }
@@ -206,20 +209,20 @@ impl Writer {
             self.schedule.next_start(),
             at_once,
         ];
-        let first = match due_at.into_iter().flatten().min() {
-            None => Some(self.requests.recv().await?),
-            Some(due_at) => {
-                let wait = due_at.since(self.shared.clock.steady());
-                tokio::select! {
-                    biased;
-                    // recv() is cancel safe: no request is lost.
-                    request = self.requests.recv() => Some(request?),
-                    () = tokio::time::sleep_until(Instant::now() + wait) => None,
-                }
-            }
+        let due_at = due_at.into_iter().flatten().min();
+        let wait = due_at.map_or(DURATION_MAX, |at| at.since(self.shared.clock.steady()));
+        let first = tokio::select! {
+            biased;
+            // recv() is cancel safe: no request is lost.
+            request = self.requests.recv() => Some(request?),
+            () = self.shared.unclaimed.changed.notified() => None,
+            () = tokio::time::sleep_until(Instant::now() + wait), if due_at.is_some() => None,
         };
         let now = self.shared.clock.steady();
         self.look_again_at = self.look_again_at.filter(|at| *at > now);
+        for entry in self.shared.unclaimed.hand_backs() {
+            self.gate.admit(entry, None, now, &mut batch.entries);
+        }
         let mut next = first;
         while let Some(request) = next {
             self.add(&mut batch, request, now);
@@ -253,6 +256,7 @@ impl Writer {
             }
             Request::Purge { purge, reply } => self.purges.push(purge, reply),
             Request::Set { change, reply } => batch.settings.push((change, reply)),
+            Request::Poll(poll) => self.polls.add(poll),
             Request::Wake => {}
             Request::Stop => self.requests.close(),
         }
@@ -263,10 +267,8 @@ impl Writer {
         let pool = self.shared.pool();
         let now = self.shared.clock.steady();
         self.schedule.tick(now);
-        let offer = match &pool {
-            Some(pool) => self.offer(&mut batch.entries, &pool.places, now),
-            None => Offer::default(),
-        };
+        let places = pool.as_deref().map(|pool| &pool.places);
+        let offer = self.offer(&mut batch.entries, places, now);
         if !batch.entries.is_empty() || !offer.is_empty() {
             self.commit(batch, offer, pool.as_deref()).await?;
         } else {
@@ -298,11 +300,7 @@ impl Writer {
         let group = Group {
             entries,
             demand: offer.demand(),
-            terms: ClaimTerms {
-                worker_id: pool.map_or_else(String::new, |pool| pool.worker_id.clone()),
-                heard_at: clock.steady(),
-                lease_until: clock.steady().after(LEASE),
-            },
+            claimants: self.polls.claimants(pool, clock.steady()),
             room,
             key_limits: Arc::clone(&self.key_limits),
             now: clock.now(),
@@ -346,14 +344,23 @@ impl Writer {
 
     /// Takes places for what waits, and then for new jobs that nothing which could run waits before:
     /// those are claimed in the commit that stores them.
-    fn offer(&mut self, entries: &mut [Addressed], places: &Places, now: Timestamp) -> Offer {
-        let mut offer = self.schedule.offer(places, now);
+    fn offer(
+        &mut self,
+        entries: &mut [Addressed],
+        places: Option<&Places>,
+        now: Timestamp,
+    ) -> Offer {
+        let mut offer = match places {
+            Some(places) => self.schedule.offer(places, now),
+            None => Offer::default(),
+        };
+        self.polls.take_part(&mut self.schedule, &mut offer, now);
         let wall = self.shared.clock.now();
         // Types of which jobs of this very group wait that could run: what comes behind them must not run
         // before them. A single one that is not handed over cannot run.
         let mut waits: BTreeSet<Name> = BTreeSet::new();
         for (entry, _) in entries {
-            if !places.any_free() {
+            if !places.is_some_and(Places::any_free) && !self.polls.any_free() {
                 break;
             }
             let (new, hand_over) = match entry {
@@ -379,7 +386,11 @@ impl Writer {
                 job_type: job_type.clone(),
                 tenant: new.key.tenant.clone(),
             };
-            *hand_over = self.schedule.hand_over(&lane, &mut offer, places, now);
+            let schedule = &mut self.schedule;
+            let to_pool = places
+                .filter(|places| schedule.hand_over(&lane, &mut offer, places, now))
+                .map(|_| POOL);
+            *hand_over = to_pool.or_else(|| self.polls.hand_over(&lane, schedule, &mut offer, now));
         }
         offer
     }
@@ -426,13 +437,19 @@ impl Writer {
         }
     }
 
-    fn hand_out(&self, claimed: Vec<Claimed>, pool: Option<&Pool>) {
-        let Some(pool) = pool else { return };
+    fn hand_out(&mut self, claimed: Vec<Claimed>, pool: Option<&Pool>) {
         let now = self.shared.clock.steady();
+        let mut of_polls: BTreeMap<usize, Vec<Handed>> = BTreeMap::new();
         for claimed in claimed {
             let stop = self.shared.attempts.begin(&claimed.job, now);
-            (pool.begin)(Handed { claimed, stop });
+            let claimant = claimed.claimant;
+            let handed = Handed { claimed, stop };
+            match pool {
+                Some(pool) if claimant == POOL => (pool.begin)(handed),
+                Some(_) | None => of_polls.entry(claimant).or_default().push(handed),
+            }
         }
+        self.polls.answer(of_polls, &self.shared.unclaimed);
     }
 
     /// Keeps a setting, and goes by it once it is kept.
@@ -516,7 +533,8 @@ impl Writer {
                 Request::Set { reply, .. } => {
                     let _ = reply.send(Err(Error::outcome_unknown()));
                 }
-                Request::Wake | Request::Stop => {}
+                // Whoever polls is told by the end of the reply's channel.
+                Request::Poll(_) | Request::Wake | Request::Stop => {}
             }
         }
         self.shared.fail(error);
@@ -534,11 +552,17 @@ fn unless_failed(error: StoreError) -> Result<(), StoreError> {
 /// A lease is renewed from when the writer sees the report: one that had to wait renews no less.
 fn renew(entry: &mut Entry, now: Timestamp) {
     if let Entry::Change {
-        change: Change::Report { lease_until, .. },
+        change:
+            Change::Report {
+                heard_at,
+                lease_until,
+                ..
+            },
         ..
     } = entry
     {
-        *lease_until = (*lease_until).max(now.after(LEASE));
+        let term = lease_until.since(*heard_at);
+        *lease_until = (*lease_until).max(now.after(term));
     }
 }
 

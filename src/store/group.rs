@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::job::name::{JobId, JobKey, Lane, Name};
 use crate::job::segment::Segment;
@@ -13,7 +14,7 @@ use crate::job::{Change, Job, JobState, NewJob, Payloads, Refusal};
 pub struct Group {
     /// In the order of arrival.
     pub entries: Vec<Entry>,
-    /// What may be claimed once the entries are done. At most one entry a lane.
+    /// What may be claimed once the entries are done. Of one lane, whoever comes first is served first.
     pub demand: Vec<Demand>,
     /// How many jobs of a tenant wait before the group, and how many may before its submits are refused;
     /// tenants that are not named are not bound.
@@ -22,9 +23,25 @@ pub struct Group {
     /// have the default of one.
     pub key_limits: Arc<BTreeMap<Name, usize>>,
     /// Who claims, and until when the leases hold.
-    pub terms: ClaimTerms,
+    pub claimants: Vec<ClaimTerms>,
     /// The time of every event in the group.
     pub now: Timestamp,
+}
+
+impl Group {
+    /// How many jobs of each lane may be claimed, whoever claims them.
+    pub(super) fn places(&self) -> Vec<(&Lane, usize)> {
+        let mut places: Vec<(&Lane, usize)> = Vec::with_capacity(self.demand.len());
+        let mut index: HashMap<&Lane, usize> = HashMap::with_capacity(self.demand.len());
+        for demand in &self.demand {
+            let at = *index.entry(&demand.lane).or_insert(places.len());
+            match places.get_mut(at) {
+                Some((_, of_lane)) => *of_lane += demand.places,
+                None => places.push((&demand.lane, demand.places)),
+            }
+        }
+        places
+    }
 }
 
 /// One change of a group.
@@ -34,8 +51,8 @@ pub enum Entry {
     Submit {
         /// The job.
         new: Box<NewJob>,
-        /// Whether it is claimed at once: its type has a free place and nothing waits before it.
-        hand_over: bool,
+        /// Which claimant takes it at once: one that has a free place for it, and nothing waits before it.
+        hand_over: Option<usize>,
     },
     /// New jobs of one tenant, all or none of them. Those whose idempotency key is used are answered as
     /// they are.
@@ -83,6 +100,8 @@ impl WaitingRoom {
 /// Free places for the jobs of one lane.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Demand {
+    /// Which claimant, counted from 0.
+    pub claimant: usize,
     /// Where to claim.
     pub lane: Lane,
     /// Most jobs to claim there.
@@ -98,6 +117,8 @@ pub struct ClaimTerms {
     pub heard_at: Timestamp,
     /// Until when, by the steady clock.
     pub lease_until: Timestamp,
+    /// Where it is another program: how long each renewal holds.
+    pub term: Option<Duration>,
 }
 
 /// What a group did.
@@ -165,6 +186,8 @@ pub struct Claimed {
     pub job: Arc<Job>,
     /// Input and checkpoint.
     pub payloads: Payloads,
+    /// Who claimed it.
+    pub claimant: usize,
 }
 
 /// New events of one job, and the job after them.

@@ -4,6 +4,7 @@
 //! that form is the published `pacenote.v1.JobEvent`, which `buf breaking` keeps readable for ever.
 
 pub mod json;
+pub mod reports;
 
 use std::time::Duration;
 

@@ -13,9 +13,9 @@ use crate::error::{Error, Unavailable};
 use crate::executor::reporter::{self, Reports};
 use crate::executor::{Attempt, Executor, Grace};
 use crate::job::event::{ErrorCode, JobError};
-use crate::job::limits::{DETAIL_BYTES_MAX, DURATION_MAX, LEASE_HEARTBEAT};
+use crate::job::limits::{DETAIL_BYTES_MAX, LEASE_HEARTBEAT};
 use crate::job::{Job, Outcome, Report};
-use crate::queue::{Handed, JobQueue, Lease, Places, StopCause, StopSignal};
+use crate::queue::{Handed, JobQueue, Lease, Limits, Places, StopCause, StopSignal};
 
 /// Reports that are stored in one go.
 const REPORTS_MAX: usize = 512;
@@ -28,9 +28,6 @@ const EXECUTOR_SLACK: Duration = Duration::from_secs(10);
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// How often an internal error is taken for one of a single group.
 const INTERNAL_RETRIES: u32 = 5;
-/// How late the end of a silence is noticed at most: later, and it was this process that slept. Chosen: no
-/// busy machine takes so long.
-const LATE_MAX: Duration = Duration::from_secs(2);
 /// How long work that was aborted may take to be dropped.
 const ABORT_WAIT: Duration = Duration::from_secs(1);
 /// How long the hand-back of everything may take at the end of a drain.
@@ -105,15 +102,6 @@ struct Running {
     limits: Limits,
 }
 
-/// When an attempt has to stop although nobody asks it to.
-struct Limits {
-    run: Instant,
-    total: Instant,
-    heartbeat_timeout: Duration,
-    /// When it has told something last, or could not.
-    heard: Instant,
-}
-
 /// An attempt that is over and has to be stored.
 struct Ended {
     lease: Lease,
@@ -154,8 +142,8 @@ impl Running {
                 // Asleep again the next time round: the limits are what counts.
                 () = tokio::time::sleep_until(self.limits.next()), if self.stop.cause().is_none() => {
                     let waits = self.retry.is_due() || self.reports.any();
-                    if let Some(cause) = self.limits.reached(Instant::now(), waits) {
-                        self.stop.stop(cause);
+                    if let Some(limit) = self.limits.reached(Instant::now(), waits) {
+                        self.stop.stop(StopCause::Limit(limit));
                     }
                 }
                 () = self.hand_back.cancelled(), if self.stop.cause().is_none() => {
@@ -229,55 +217,6 @@ impl Ended {
     }
 }
 
-impl Limits {
-    fn of(job: &Job, queue: &JobQueue) -> Self {
-        let now = Instant::now();
-        let timeouts = &job.spec.timeouts;
-        let expires_at = job.detail.expires_at;
-        let in_all = expires_at.map_or(DURATION_MAX, |at| queue.until(at));
-        Self {
-            run: now + timeouts.run_timeout.unwrap_or(DURATION_MAX),
-            total: now + in_all.min(DURATION_MAX),
-            heartbeat_timeout: timeouts.heartbeat_timeout.unwrap_or(DURATION_MAX),
-            heard: now,
-        }
-    }
-
-    /// It has told something, or could not be heard.
-    fn hear(&mut self) {
-        self.heard = Instant::now();
-    }
-
-    fn silent_at(&self) -> Instant {
-        self.heard + self.heartbeat_timeout
-    }
-
-    /// When to look next.
-    fn next(&self) -> Instant {
-        self.run.min(self.total).min(self.silent_at())
-    }
-
-    /// Which one is reached. One that waits to be heard is not silent; and where this process itself did
-    /// not get round to listening, a stopped one for instance, its silence begins anew.
-    fn reached(&mut self, now: Instant, waits_to_be_heard: bool) -> Option<StopCause> {
-        if now >= self.total {
-            return Some(StopCause::TotalTimeout);
-        }
-        if now >= self.run {
-            return Some(StopCause::RunTimeout);
-        }
-        let silent_at = self.silent_at();
-        if now < silent_at {
-            return None;
-        }
-        if waits_to_be_heard || now - silent_at > LATE_MAX {
-            self.heard = now;
-            return None;
-        }
-        Some(StopCause::HeartbeatTimeout)
-    }
-}
-
 /// Patience with a store that cannot take something now.
 #[derive(Default)]
 struct Retry {
@@ -338,17 +277,7 @@ async fn overdue(stop: StopSignal, hand_back: CancellationToken, grace: Grace) {
 /// How an attempt went, given why it was told to stop, if it was.
 fn decided(outcome: Outcome, cause: Option<StopCause>) -> Outcome {
     match (cause, with_a_result_that_fits(outcome)) {
-        (Some(StopCause::RunTimeout), outcome) => Outcome::Failed(timed_out(
-            "RUN_TIMEOUT",
-            "the attempt ran longer than its run timeout",
-            outcome,
-        )),
-        (Some(StopCause::HeartbeatTimeout), outcome) => Outcome::Failed(timed_out(
-            "HEARTBEAT_TIMEOUT",
-            "the attempt told nothing for longer than its heartbeat timeout",
-            outcome,
-        )),
-        (Some(StopCause::TotalTimeout), _) => Outcome::Expired,
+        (Some(StopCause::Limit(limit)), outcome) => with_last_words(limit.outcome(), outcome),
         (Some(StopCause::Drain), Outcome::Succeeded(result)) => Outcome::Succeeded(result),
         (Some(StopCause::Drain), _) => Outcome::HandedBack,
         (Some(StopCause::Cancel | StopCause::LeaseLost), outcome) => outcome,
@@ -377,15 +306,15 @@ fn with_a_result_that_fits(outcome: Outcome) -> Outcome {
     }
 }
 
-fn timed_out(reason: &str, message: &str, outcome: Outcome) -> JobError {
-    let mut error = JobError::retryable(reason, message).with_code(ErrorCode::DeadlineExceeded);
-    if let Outcome::Failed(how) = outcome {
+/// How an attempt ended, with what it said when it was stopped.
+fn with_last_words(mut ended: Outcome, said: Outcome) -> Outcome {
+    if let (Outcome::Failed(error), Outcome::Failed(how)) = (&mut ended, said) {
         error.detail = how.detail;
         error
             .detail
             .truncate(error.detail.floor_char_boundary(DETAIL_BYTES_MAX));
     }
-    error
+    ended
 }
 
 fn say(job: &Job) {
@@ -411,60 +340,7 @@ fn say(job: &Job) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const TICK: Duration = Duration::from_nanos(1);
-
-    fn limits(heartbeat_timeout: Duration) -> Limits {
-        let now = Instant::now();
-        Limits {
-            run: now + DURATION_MAX,
-            total: now + DURATION_MAX,
-            heartbeat_timeout,
-            heard: now,
-        }
-    }
-
-    #[test]
-    fn each_limit_is_reached_at_its_time_and_not_a_tick_sooner() {
-        let minute = Duration::from_secs(60);
-        let mut limits = limits(minute * 3);
-        (limits.run, limits.total) = (limits.heard + minute, limits.heard + minute * 2);
-        let start = limits.heard;
-        assert_eq!(limits.next(), start + minute);
-        assert_eq!(limits.reached(start + minute - TICK, false), None);
-        let run = limits.reached(start + minute, false);
-        assert_eq!(run, Some(StopCause::RunTimeout));
-        // The job's end stands above its attempt's.
-        let total = limits.reached(start + minute * 2, false);
-        assert_eq!(total, Some(StopCause::TotalTimeout));
-    }
-
-    #[test]
-    fn a_silent_attempt_reaches_its_heartbeat_timeout_and_one_that_talks_does_not() {
-        let minute = Duration::from_secs(60);
-        let mut limits = limits(minute);
-        let start = limits.heard;
-        assert_eq!(limits.reached(start + minute - TICK, false), None);
-        let silent = limits.reached(start + minute, false);
-        assert_eq!(silent, Some(StopCause::HeartbeatTimeout));
-        // What it told waits to be taken, or to be stored.
-        assert_eq!(limits.reached(start + minute, true), None);
-        assert_eq!(limits.next(), start + minute * 2);
-    }
-
-    #[test]
-    fn a_process_that_slept_gives_a_fresh_term() {
-        let minute = Duration::from_secs(60);
-        let mut limits = limits(minute);
-        let start = limits.heard;
-        let late = start + minute + LATE_MAX;
-        let awake = limits.reached(late, false);
-        assert_eq!(awake, Some(StopCause::HeartbeatTimeout));
-        assert_eq!(limits.reached(late + TICK, false), None);
-        assert_eq!(limits.next(), late + TICK + minute);
-        let silent = limits.reached(late + TICK + minute, false);
-        assert_eq!(silent, Some(StopCause::HeartbeatTimeout));
-    }
+    use crate::job::policy::Limit;
 
     #[test]
     fn why_it_was_stopped_decides_what_its_attempt_comes_to() {
@@ -476,9 +352,12 @@ mod tests {
             }
             other => panic!("{other:?}"),
         };
-        assert_eq!(reason(StopCause::RunTimeout), "RUN_TIMEOUT");
-        assert_eq!(reason(StopCause::HeartbeatTimeout), "HEARTBEAT_TIMEOUT");
-        let expired = decided(done(), Some(StopCause::TotalTimeout));
+        assert_eq!(reason(StopCause::Limit(Limit::Run)), "RUN_TIMEOUT");
+        assert_eq!(
+            reason(StopCause::Limit(Limit::Heartbeat)),
+            "HEARTBEAT_TIMEOUT"
+        );
+        let expired = decided(done(), Some(StopCause::Limit(Limit::Total)));
         assert_eq!(expired, Outcome::Expired);
         assert_eq!(decided(done(), Some(StopCause::Cancel)), done());
     }

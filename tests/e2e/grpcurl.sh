@@ -11,6 +11,7 @@ cd "$work"
 
 jobs=pacenote.v1.JobService
 queues=pacenote.v1.QueueService
+workers=pacenote.v1.WorkerService
 
 # call METHOD JSON [OPTION...]: the answer on stdout. Not run in the repository: no proto file is at hand.
 call() {
@@ -47,6 +48,10 @@ methods=$(grpcurl -plaintext "$address" list $queues)
 same "the queue service has its eight calls" \
     "ListJobTypes ListQueues PauseJobType PauseQueue PurgeQueue ResumeJobType ResumeQueue SetQueueLimits" \
     "$(sort <<<"${methods//$queues./}" | xargs)"
+holds "list names the worker service" "$services" "$workers"
+methods=$(grpcurl -plaintext "$address" list $workers)
+same "the worker service has its four calls" "ExtendLeases Finish Lease Report" \
+    "$(sort <<<"${methods//$workers./}" | xargs)"
 described=$(grpcurl -plaintext "$address" describe $jobs)
 holds "describe shows the comments" "$described" "Stores the job and answers once it is on disk."
 holds "describe shows the status codes" "$described" "IDEMPOTENCY_KEY_REUSED"
@@ -237,6 +242,39 @@ holds "what was deleted is gone" "$(refusal $jobs/Get "{\"job_id\":\"$id\"}")" "
 true_of "the same filter deletes the rest" '.[0].deletedCount == 2' "$(call $jobs/DeleteMany "{$dead}")"
 true_of "and finds nothing more" '.[0].jobs // [] | length == 0' "$(call $jobs/List "{$dead}")"
 holds "no filter deletes nothing" "$(refusal $jobs/DeleteMany '{}')" "Code: InvalidArgument"
+
+echo "a worker by hand"
+ask='"worker_id":"me","types":["resize"]'
+same "there is nothing yet" '{}' "$(call $workers/Lease "{$ask,\"wait\":\"0s\"}" | jq -c .)"
+call $workers/Lease "{$ask}" -max-time 20 >leased &
+lease_pid=$!
+id=$(call $jobs/Submit '{"type":"resize","input":{"json":{"file":"a.jpg"}}}' | jq -r .job.jobId)
+wait "$lease_pid"
+true_of "who waits gets the job as it comes" \
+    ".[0].leasedJobs | length == 1 and .[0].job.jobId == \"$id\" and .[0].job.input.json.file == \"a.jpg\"" "$(<leased)"
+token=$(jq -r '.leasedJobs[0].leaseToken' <leased)
+report="{\"lease_token\":\"$token\",\"report_number\":1,\"checkpoint\":{\"text\":\"here\"},\"events\":[{\"output\":{\"stream\":\"log\",\"chunk\":{\"text\":\"half\"}}},{\"progress\":{\"fraction\":0.5}}]}"
+for _ in 1 2; do call $workers/Report "$report" >/dev/null; done
+log=$(call $jobs/ListEvents "{\"job_id\":\"$id\",\"event_types\":[\"EVENT_TYPE_OUTPUT\"]}")
+true_of "a report that is sent twice is stored once" '.[0].events | length == 1 and .[0].output.chunk.text == "half"' "$log"
+stop_server KILL
+start_server
+report="{\"lease_token\":\"$token\",\"report_number\":1,\"events\":[{\"output\":{\"stream\":\"log\",\"chunk\":{\"text\":\"half\"}}}]}"
+call $workers/Report "$report" >/dev/null
+log=$(call $jobs/ListEvents "{\"job_id\":\"$id\",\"event_types\":[\"EVENT_TYPE_OUTPUT\"]}")
+true_of "nor by the next server, after a kill -9: the lease holds there" '.[0].events | length == 1' "$log"
+call $jobs/Cancel "{\"job_id\":\"$id\",\"reason\":\"enough\"}" >/dev/null
+true_of "a cancel comes with the next word" '.[0] | .cancelRequested and .cancelReason == "enough"' \
+    "$(call $workers/Report "{\"lease_token\":\"$token\"}")"
+true_of "and with a renewal" '.[0].leases[0].cancelRequested' \
+    "$(call $workers/ExtendLeases "{\"lease_tokens\":[\"$token\"]}")"
+end="{\"lease_token\":\"$token\",\"cancelled\":{}}"
+for _ in 1 2; do
+    same "its end, told once or twice, is CANCELLED" STATE_CANCELLED "$(call $workers/Finish "$end" | jq -r .job.state)"
+done
+refused=$(refusal $workers/Finish "{\"lease_token\":\"$token\",\"result\":{\"text\":\"late\"}}")
+holds "any other end is refused" "$refused" "STALE_LEASE"
+holds "a token that is none is named" "$(refusal $workers/Report '{"lease_token":"x"}')" "lease_token"
 
 echo "drain"
 call grpc.health.v1.Health/Watch "{\"service\":\"$jobs\"}" -max-time 20 >health 2>/dev/null &

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use pacenote::job::payload::Payload;
 use pacenote::pb;
+use pacenote::pb::finish_request::Outcome as Told;
 use pacenote::store::{Purge, ReadError, StoreError};
 use tonic::Status;
 use tonic_types::StatusExt;
@@ -16,6 +17,7 @@ use crate::harness::{
     Puppets, Setup, TestServer, folder, reason_of, soon, submit_request, watch_request,
 };
 use crate::life::key;
+use crate::workers::Scene;
 
 /// The rows of the table under a heading: the reason, and what stands in its second column.
 fn table(heading: &str) -> BTreeMap<String, String> {
@@ -126,9 +128,8 @@ async fn every_reason_of_a_call_is_reached_by_a_call() {
     from_a_healthy_server(&server, &puppets, &mut reached).await;
     server.stop().await.expect("a clean end");
     from_a_failing_store(&mut reached).await;
-    // What only programs that embed the library meet.
-    let mut expected: BTreeSet<String> = reached.table.keys().cloned().collect();
-    expected.retain(|reason| reason != "STALE_LEASE" && reason != "NOT_CANCELLING");
+    from_a_worker(&mut reached).await;
+    let expected: BTreeSet<String> = reached.table.keys().cloned().collect();
     assert_eq!(reached.seen, expected);
 }
 
@@ -136,6 +137,20 @@ fn metadata_of(status: &Status, name: &str) -> String {
     let details = status.get_error_details();
     let info = details.error_info().expect("every error has an ErrorInfo");
     info.metadata.get(name).cloned().unwrap_or_default()
+}
+
+async fn from_a_worker(reached: &mut Reached) {
+    let dir = folder();
+    let scene = Scene::on(&dir).await;
+    let leased = scene.begin().await;
+    let token = &leased.lease_token;
+    let cancelled = scene.finish(token, Told::Cancelled(pb::Cancelled {})).await;
+    reached.add(&cancelled.expect_err("nobody asked"));
+    let ended = scene.finish(token, Told::HandBack(pb::HandBack {})).await;
+    ended.expect("its end");
+    let late = scene.finish(token, Told::Cancelled(pb::Cancelled {})).await;
+    reached.add(&late.expect_err("the lease is gone"));
+    scene.stop().await;
 }
 
 async fn from_a_healthy_server(server: &TestServer, puppets: &Puppets, reached: &mut Reached) {

@@ -37,7 +37,7 @@ async fn fill(dir: &Path, specs: impl IntoIterator<Item = JobSpec>) -> Vec<Strin
         };
         entries.push(Entry::Submit {
             new: Box::new(NewJob::new(key, spec, None)),
-            hand_over: false,
+            hand_over: None,
         });
     }
     let group = Group {
@@ -45,11 +45,12 @@ async fn fill(dir: &Path, specs: impl IntoIterator<Item = JobSpec>) -> Vec<Strin
         demand: vec![],
         room: HashMap::new(),
         key_limits: Arc::default(),
-        terms: ClaimTerms {
+        claimants: vec![ClaimTerms {
             worker_id: String::new(),
             heard_at: clock.steady(),
             lease_until: clock.steady(),
-        },
+            term: None,
+        }],
         now: clock.now(),
     };
     store.commit(group).await.expect("stored");

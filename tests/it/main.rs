@@ -58,3 +58,4 @@ mod watch_purge;
 mod watch_race;
 mod watch_resume;
 mod watch_slow;
+mod workers;

@@ -170,12 +170,13 @@ fn lives_with(result_bytes: usize, keys: &[JobKey], retention: Duration, clocks:
         let new = NewJob::new(key.clone(), spec, Some(Payload::data(vec![7; 1_000])));
         let submit = Entry::Submit {
             new: Box::new(new),
-            hand_over: true,
+            hand_over: Some(0),
         };
         let change = Change::Finish {
             attempt: 1,
             outcome: Outcome::Succeeded(Some(Payload::data(vec![8; result_bytes]))),
             chance: 0.5,
+            fingerprint: None,
         };
         let key = key.clone();
         [submit, Entry::Change { key, change }]
@@ -187,11 +188,12 @@ fn group(entries: Vec<Entry>, clocks: &Clocks) -> Group {
     Group {
         entries,
         demand: vec![],
-        terms: ClaimTerms {
+        claimants: vec![ClaimTerms {
             worker_id: "w".to_owned(),
             heard_at: clocks.steady(),
             lease_until: clocks.steady().after(LEASE),
-        },
+            term: None,
+        }],
         room: Default::default(),
         key_limits: Arc::default(),
         now: clocks.now(),
@@ -418,7 +420,7 @@ async fn a_key_holds_for_a_day_whatever_the_retention_and_is_free_afterwards() {
     let key = new.remove(0);
     let submit = Entry::Submit {
         new: Box::new(NewJob::new(key.clone(), spec, None)),
-        hand_over: false,
+        hand_over: None,
     };
     store
         .commit(group(vec![submit], &clocks))
@@ -527,7 +529,7 @@ async fn retention_wakes_for_what_ends_and_outlives_failures() {
         spec.retention.finished = Duration::ZERO;
         Entry::Submit {
             new: Box::new(NewJob::new(key.clone(), spec, None)),
-            hand_over: false,
+            hand_over: None,
         }
     });
     store
@@ -725,7 +727,7 @@ async fn what_is_left_of_a_long_log_goes_after_a_crash() {
         let new = Box::new(NewJob::new(key.clone(), spec, None));
         let submit = Entry::Submit {
             new,
-            hand_over: true,
+            hand_over: Some(0),
         };
         store
             .commit(group(vec![submit], &clocks))
@@ -739,11 +741,13 @@ async fn what_is_left_of_a_long_log_goes_after_a_crash() {
             }],
             heard_at: clocks.steady(),
             lease_until: clocks.steady().after(LEASE),
+            number: 0,
         };
         let finish = Change::Finish {
             attempt: 1,
             outcome: Outcome::Succeeded(None),
             chance: 0.5,
+            fingerprint: None,
         };
         for change in (0..900).map(|_| report()).chain([finish]) {
             let key = key.clone();

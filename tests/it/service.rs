@@ -13,7 +13,11 @@ use tonic_reflection::pb::{v1, v1alpha};
 
 use crate::harness::{TestServer, folder, soon, submit_request};
 
-const OURS: [&str; 2] = ["pacenote.v1.JobService", "pacenote.v1.QueueService"];
+const OURS: [&str; 3] = [
+    "pacenote.v1.JobService",
+    "pacenote.v1.QueueService",
+    "pacenote.v1.WorkerService",
+];
 
 async fn channel(server: &TestServer) -> Channel {
     let endpoint = Channel::from_shared(format!("http://{}", server.address));

@@ -376,11 +376,12 @@ async fn a_watch_by_batch_ends_with_its_last_job() {
         demand: Vec::new(),
         room: Default::default(),
         key_limits: Arc::default(),
-        terms: ClaimTerms {
+        claimants: vec![ClaimTerms {
             worker_id: String::new(),
             heard_at: Timestamp::default(),
             lease_until: Timestamp::default(),
-        },
+            term: None,
+        }],
         now: Timestamp::default(),
     };
     store.commit(group).await.expect("stored");

@@ -188,7 +188,7 @@ impl Bench {
                     spec.clone(),
                     Some(Payload::text("0001.jpg")),
                 )),
-                hand_over: false,
+                hand_over: None,
             };
             self.commit(some.map(submit).collect(), Vec::new()).await?;
         }
@@ -198,6 +198,7 @@ impl Bench {
     /// One claim of type, tenant and how many, and how long it took with its commit.
     async fn claim(&self, of: &[(&'static str, usize, usize)]) -> anyhow::Result<Duration> {
         let demand = of.iter().map(|(job_type, number, places)| Demand {
+            claimant: 0,
             lane: Lane {
                 queue: TypeSettings::default().queue,
                 job_type: Name::of(job_type),
@@ -217,11 +218,12 @@ impl Bench {
         let group = Group {
             entries,
             demand,
-            terms: ClaimTerms {
+            claimants: vec![ClaimTerms {
                 worker_id: "bench".to_owned(),
                 heard_at: self.clock.steady(),
                 lease_until: self.clock.steady().after(LEASE),
-            },
+                term: None,
+            }],
             room: Default::default(),
             key_limits: Arc::default(),
             now: self.clock.now(),

@@ -91,11 +91,12 @@ async fn filled(
         let group = Group {
             entries: entries.collect(),
             demand: Vec::new(),
-            terms: ClaimTerms {
+            claimants: vec![ClaimTerms {
                 worker_id: "bench".to_owned(),
                 heard_at: clock.steady(),
                 lease_until: clock.steady().after(LEASE),
-            },
+                term: None,
+            }],
             room: Default::default(),
             key_limits: Arc::default(),
             now: clock.now(),
@@ -117,12 +118,13 @@ fn life(retention: Duration) -> [Entry; 2] {
     let new = NewJob::new(key.clone(), spec, Some(Payload::text("0001.jpg")));
     let submit = Entry::Submit {
         new: Box::new(new),
-        hand_over: true,
+        hand_over: Some(0),
     };
     let change = Change::Finish {
         attempt: 1,
         outcome: Outcome::Succeeded(Some(Payload::text("done"))),
         chance: 0.0,
+        fingerprint: None,
     };
     [submit, Entry::Change { key, change }]
 }

@@ -36,7 +36,7 @@ use crate::executor::command::environment::Environment;
 use crate::executor::command::running::Running;
 use crate::executor::command::template::{Fields, Problem, fill};
 use crate::executor::handler::invalid_input;
-use crate::executor::{Attempt, Executor, bounds};
+use crate::executor::{Attempt, Executor};
 use crate::job::Outcome;
 use crate::job::payload::Payload;
 
@@ -107,7 +107,7 @@ impl Executor for CommandExecutor {
             let argv = match command.arguments(attempt.input.as_ref()) {
                 Ok(argv) => argv,
                 Err(problems) => {
-                    return Outcome::Failed(bounds::cut(invalid_input(&problems)));
+                    return Outcome::Failed(invalid_input(&problems).cut());
                 }
             };
             if attempt.stop.is_cancelled() {
@@ -117,7 +117,7 @@ impl Executor for CommandExecutor {
             let attempts_dir = &command.attempts_dir;
             match Running::start(config, environment, attempts_dir, argv, &mut attempt).await {
                 Ok(running) => running.finish(config, &attempt).await,
-                Err(error) => Outcome::Failed(bounds::cut(error)),
+                Err(error) => Outcome::Failed(error.cut()),
             }
         }
         .boxed()

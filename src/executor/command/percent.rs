@@ -80,7 +80,7 @@ impl Percentages {
         }
         self.percent_before = Some(percent);
         let mut message = line.split_whitespace().collect::<Vec<_>>().join(" ");
-        crate::executor::reporter::truncate(&mut message, STRING_BYTES_MAX);
+        crate::job::event::truncate(&mut message, STRING_BYTES_MAX);
         Some(Progress::fraction(percent / 100.0).with_message(message))
     }
 }

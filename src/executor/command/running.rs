@@ -24,7 +24,7 @@ use crate::executor::command::spawn::{Program, Started};
 use crate::executor::command::streams::{Stream, Tail};
 use crate::executor::command::{exit, result};
 use crate::executor::reporter::Reporter;
-use crate::executor::{Attempt, Grace, bounds};
+use crate::executor::{Attempt, Grace};
 use crate::job::Outcome;
 use crate::job::event::{ErrorCode, JobError, LogLevel};
 use crate::job::limits::DETAIL_BYTES_MAX;
@@ -168,7 +168,7 @@ impl Running {
                 Some(_) | None => {
                     let mut error = exit::error_of(status, kept.stderr.into_lines());
                     error.retry_after = kept.told.retry_after;
-                    Outcome::Failed(bounds::cut(error))
+                    Outcome::Failed(error.cut())
                 }
             },
             (End::ByItself, Err(error)) => Outcome::Failed(setup_error(&error)),
@@ -319,12 +319,14 @@ async fn succeeded(config: &CommandConfig, kept: Kept, reporter: &Reporter) -> O
             }
             Outcome::Succeeded(found.result)
         }
-        Err(error) => Outcome::Failed(bounds::cut(error.with_detail(kept.stderr.into_lines()))),
+        Err(error) => Outcome::Failed(error.with_detail(kept.stderr.into_lines()).cut()),
     }
 }
 
 /// What the attempt needs of this machine is not to be had: another time, or another machine, it may.
 fn setup_error(error: &dyn std::error::Error) -> JobError {
     let message = format!("the attempt could not be set up: {error}");
-    bounds::cut(JobError::retryable("ATTEMPT_SETUP", message).with_code(ErrorCode::Unavailable))
+    JobError::retryable("ATTEMPT_SETUP", message)
+        .with_code(ErrorCode::Unavailable)
+        .cut()
 }

@@ -218,7 +218,7 @@ fn outcome(ended: Result<Handled, JoinError>, is_stopping: bool) -> Outcome {
             }
         },
     };
-    Outcome::Failed(bounds::cut(error))
+    Outcome::Failed(error.cut())
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {

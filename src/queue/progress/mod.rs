@@ -38,6 +38,8 @@ struct Held {
     interval: Duration,
     /// Until when the lease was asked to hold, of what was passed on.
     renewed_until: Timestamp,
+    /// The newest numbered report that was stored, or is held back whole.
+    reported: i64,
     /// When its last progress was stored.
     stored_at: Option<Timestamp>,
     newest: Option<Pending>,
@@ -72,10 +74,16 @@ impl ProgressGate {
                         attempt,
                         reports,
                         lease_until,
+                        number,
                         ..
                     },
             } if self.holds_lease(&key, attempt) => {
-                self.admit_report(key, attempt, reports, lease_until, slot, now, out);
+                let reports = if self.came_before(&key, number) {
+                    Vec::new()
+                } else {
+                    reports
+                };
+                self.admit_report(key, attempt, reports, lease_until, number, slot, now, out);
             }
             Entry::Change { key, change } => {
                 if let Some(flushed) = self.flush(&key, now) {
@@ -99,6 +107,7 @@ impl ProgressGate {
         attempt: u32,
         reports: Vec<Report>,
         lease_until: Timestamp,
+        number: i64,
         slot: Option<usize>,
         now: Timestamp,
         out: &mut Vec<Addressed>,
@@ -127,6 +136,9 @@ impl ProgressGate {
             passed.push(report);
         }
         if passed.is_empty() && !is_heartbeat && !self.must_renew(&key, lease_until) {
+            if let Some(held) = self.jobs.get_mut(&key) {
+                held.reported = held.reported.max(number);
+            }
             return;
         }
         if let Some(held) = self.jobs.get_mut(&key) {
@@ -137,8 +149,15 @@ impl ProgressGate {
             reports: passed,
             heard_at: now,
             lease_until,
+            number,
         };
         out.push((Entry::Change { key, change }, slot));
+    }
+
+    /// Whether a report was stored already, or is held.
+    fn came_before(&self, key: &JobKey, number: i64) -> bool {
+        let held = self.jobs.get(key);
+        number > 0 && held.is_some_and(|held| number <= held.reported)
     }
 
     /// Whether it is the attempt that holds the lease, as of the last commit.
@@ -212,9 +231,16 @@ impl ProgressGate {
             attempt: job.attempt,
             interval,
             renewed_until,
+            reported: 0,
             stored_at: None,
             newest: None,
         });
+        let reported = job.detail.remote_lease.map_or(0, |lease| lease.last_report);
+        held.reported = if held.attempt == job.attempt {
+            held.reported.max(reported)
+        } else {
+            reported
+        };
         held.attempt = job.attempt;
         held.interval = interval;
         held.renewed_until = held.renewed_until.max(renewed_until);
@@ -258,6 +284,7 @@ impl ProgressGate {
                 reports: vec![Report::Progress(pending.progress)],
                 heard_at: now,
                 lease_until: pending.lease_until,
+                number: 0,
             },
         })
     }

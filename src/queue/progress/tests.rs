@@ -40,6 +40,7 @@ impl Bench {
             worker_id: "w".to_owned(),
             heard_at: at(now),
             lease_until: at(now).after(LEASE),
+            term: None,
         };
         self.job.apply(claim, at(now)).expect("it waits");
         self.gate.committed(&self.job);
@@ -58,6 +59,7 @@ impl Bench {
             reports,
             heard_at: at(now),
             lease_until: at(now).after(LEASE),
+            number: 0,
         })
     }
 
@@ -113,6 +115,7 @@ fn finish(attempt: u32) -> Change {
         attempt,
         outcome: Outcome::Succeeded(None),
         chance: 0.5,
+        fingerprint: None,
     }
 }
 
@@ -318,6 +321,7 @@ fn a_late_report_is_refused_by_the_store_and_does_not_replace_what_is_held() {
         reports: vec![progress(90)],
         heard_at: at(2),
         lease_until: at(2).after(LEASE),
+        number: 0,
     });
     let out = bench.group_entries(2, vec![late]);
     let late = out.iter().find(|(entry, _)| words(entry) == ["90%"]);

@@ -217,12 +217,14 @@ mod tests {
                 worker_id: long.clone(),
                 heard_at: now,
                 lease_until: now,
+                term: None,
             },
             Change::Report {
                 attempt: 1,
                 reports: vec![Report::Progress(progress)],
                 heard_at: now,
                 lease_until: now,
+                number: 0,
             },
             Change::Cancel {
                 cause: CancelCause::Requested,
@@ -233,6 +235,7 @@ mod tests {
                 attempt: 1,
                 outcome: Outcome::Failed(error),
                 chance: 0.5,
+                fingerprint: None,
             },
         ] {
             job.apply(change, now).expect("it is allowed");

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::job::name::Name;
+use crate::queue::schedule::Wanted;
 use crate::queue::schedule::circle::Circle;
 use crate::queue::schedule::order::{Order, Rank};
 
@@ -96,6 +97,32 @@ impl JobType {
             self.by_pool.put(key, (0, 0));
         }
         waits
+    }
+
+    /// Of the queues that a poll asks for, the one that was served the longest ago, and when that was. Looks at
+    /// every line: most types have few.
+    pub(super) fn first_of(
+        &self,
+        wanted: &Wanted,
+        mut is_open: impl FnMut(&Name) -> bool,
+    ) -> Option<(u64, Name)> {
+        if self.paused {
+            return None;
+        }
+        let mut best: Option<(u64, &Name)> = None;
+        for (key, line) in &self.lines {
+            let Some(queues) = line.tenants.get(&wanted.tenant) else {
+                continue;
+            };
+            let first = queues.iter().find(|(_, queue)| wanted.has_queue(queue));
+            if let Some((served, queue)) = first
+                && best.is_none_or(|(first, _)| *served < first)
+                && key.as_ref().is_none_or(&mut is_open)
+            {
+                best = Some((*served, queue));
+            }
+        }
+        best.map(|(served, queue)| (served, queue.clone()))
     }
 
     /// Whose lane is next: tenant and queue.

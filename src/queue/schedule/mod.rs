@@ -50,6 +50,31 @@ pub(super) struct Schedule {
     turns: u64,
 }
 
+/// Who claims for the pool of this process; polls are counted from 1.
+pub(super) const POOL: usize = 0;
+
+/// What a poll asks for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Wanted {
+    pub(super) tenant: Name,
+    pub(super) types: BTreeSet<Name>,
+    /// Empty: all.
+    pub(super) queues: BTreeSet<Name>,
+}
+
+impl Wanted {
+    fn has_queue(&self, queue: &Name) -> bool {
+        self.queues.is_empty() || self.queues.contains(queue)
+    }
+
+    /// Whether jobs of a lane are among it.
+    pub(super) fn has(&self, lane: &Lane) -> bool {
+        lane.tenant == self.tenant
+            && self.types.contains(&lane.job_type)
+            && self.has_queue(&lane.queue)
+    }
+}
+
 /// A lane in which something waits.
 #[derive(Debug)]
 struct Waiting {
@@ -77,8 +102,9 @@ enum Room {
 /// What may be claimed in one commit. Its places are taken.
 #[derive(Debug, Default)]
 pub(super) struct Offer {
-    demand: BTreeMap<Lane, usize>,
-    hand_overs: Vec<Lane>,
+    /// Of each lane, and for whom.
+    demand: BTreeMap<(Lane, usize), usize>,
+    hand_overs: Vec<(Lane, usize)>,
     /// How many of each queue.
     starts: HashMap<Name, usize>,
     /// Lanes of which all that waits is offered.
@@ -94,11 +120,18 @@ impl Offer {
     pub(super) fn demand(&self) -> Vec<Demand> {
         let demand = self.demand.iter();
         demand
-            .map(|(lane, places)| Demand {
+            .map(|((lane, claimant), places)| Demand {
+                claimant: *claimant,
                 lane: lane.clone(),
                 places: *places,
             })
             .collect()
+    }
+
+    /// How many jobs of a lane are offered, whoever they are offered to.
+    fn of_lane(&self, lane: &Lane) -> usize {
+        let all = (lane.clone(), 0)..=(lane.clone(), usize::MAX);
+        self.demand.range(all).map(|(_, places)| places).sum()
     }
 
     fn add_start(&mut self, lane: &Lane) {
@@ -220,7 +253,7 @@ impl Schedule {
                 continue;
             }
             match self.next_lane(&job_type, &offer, now) {
-                Some(lane) => self.serve(lane, &tenant, &mut offer),
+                Some(lane) => self.serve(lane, POOL, &tenant, &mut offer),
                 None => places.put_back(&job_type),
             }
         }
@@ -243,8 +276,73 @@ impl Schedule {
             return false;
         }
         offer.add_start(lane);
-        offer.hand_overs.push(lane.clone());
+        offer.hand_overs.push((lane.clone(), POOL));
         true
+    }
+
+    /// Offers a job of what a poll asks for to it: of its lanes the one that has waited longest for its turn.
+    /// Answers whether there was one.
+    pub(super) fn offer_to(
+        &mut self,
+        wanted: &Wanted,
+        claimant: usize,
+        offer: &mut Offer,
+        now: Timestamp,
+    ) -> bool {
+        let Some(lane) = self.next_wanted(wanted, offer, now) else {
+            return false;
+        };
+        let tenant = lane.tenant.clone();
+        self.serve(lane, claimant, &tenant, offer);
+        true
+    }
+
+    /// The same as [`Schedule::hand_over`] for a poll that still has a place for a job of the lane. After
+    /// [`Schedule::offer_to`] has found nothing more for it in the same round.
+    pub(super) fn hand_over_to(
+        &mut self,
+        lane: &Lane,
+        claimant: usize,
+        offer: &mut Offer,
+        now: Timestamp,
+    ) -> bool {
+        let paused = self.types.get(&lane.job_type).is_some_and(|t| t.paused);
+        if paused || !matches!(self.room(&lane.queue, offer, now), Room::Free) {
+            return false;
+        }
+        offer.add_start(lane);
+        offer.hand_overs.push((lane.clone(), claimant));
+        true
+    }
+
+    fn next_wanted(&mut self, wanted: &Wanted, offer: &Offer, now: Timestamp) -> Option<Lane> {
+        let mut later = Vec::new();
+        let mut best: Option<(u64, Lane)> = None;
+        for name in &wanted.types {
+            let Some(job_type) = self.types.get(name) else {
+                continue;
+            };
+            let is_open = |queue: &Name| match room(&self.queues, queue, offer, now) {
+                Room::Free => true,
+                Room::None => false,
+                Room::At(at) => {
+                    later.push((at, queue.clone()));
+                    false
+                }
+            };
+            if let Some((served, queue)) = job_type.first_of(wanted, is_open)
+                && best.as_ref().is_none_or(|(first, _)| served < *first)
+            {
+                let lane = Lane {
+                    queue,
+                    job_type: name.clone(),
+                    tenant: wanted.tenant.clone(),
+                };
+                best = Some((served, lane));
+            }
+        }
+        self.timers.extend(later);
+        best.map(|(_, lane)| lane)
     }
 
     /// Ends an offer: gives back what was not claimed, and takes from the rate limits what was. After
@@ -257,22 +355,23 @@ impl Schedule {
         now: Timestamp,
     ) -> usize {
         let mut unused = offer.demand;
-        for lane in offer.hand_overs {
-            *unused.entry(lane).or_default() += 1;
+        for hand_over in offer.hand_overs {
+            *unused.entry(hand_over).or_default() += 1;
         }
         for claimed in claimed {
             let lane = claimed.job.lane();
-            if let Some(left) = unused.get_mut(&lane) {
-                *left = left.saturating_sub(1);
-            }
             let queue = self.queues.get_mut(&lane.queue);
             if let Some(rate) = queue.and_then(|queue| queue.rate.as_mut()) {
                 rate.take(1, now);
             }
+            if let Some(left) = unused.get_mut(&(lane, claimed.claimant)) {
+                *left = left.saturating_sub(1);
+            }
         }
-        for (lane, left) in &unused {
-            for _ in 0..*left {
-                if let Some(places) = places {
+        for ((lane, claimant), left) in &unused {
+            // A poll that got nothing goes on waiting, and one that got something is over.
+            if let Some(places) = places.filter(|_| *claimant == POOL) {
+                for _ in 0..*left {
                     places.give_back(&lane.job_type);
                 }
             }
@@ -347,11 +446,10 @@ impl Schedule {
 
     /// Offers a job of a lane. `turn_of` is the tenant whose turn it was: where another one was before it
     /// in the type, it keeps its turn, and so does the other one.
-    fn serve(&mut self, lane: Lane, turn_of: &Name, offer: &mut Offer) {
+    fn serve(&mut self, lane: Lane, claimant: usize, turn_of: &Name, offer: &mut Offer) {
         offer.add_start(&lane);
-        let offered = offer.demand.entry(lane.clone()).or_default();
-        *offered += 1;
-        let offered = *offered;
+        *offer.demand.entry((lane.clone(), claimant)).or_default() += 1;
+        let offered = offer.of_lane(&lane);
         self.unlist(&lane);
         let weight = self.weight_of(&lane.tenant);
         let end = self.next_turn();

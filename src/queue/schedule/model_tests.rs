@@ -26,6 +26,7 @@ pub(super) fn claimed(lane: &Lane) -> Claimed {
     Claimed {
         job: Arc::new(Job::submit(&new, at(0)).0),
         payloads: Payloads::default(),
+        claimant: POOL,
     }
 }
 
@@ -233,7 +234,7 @@ impl Reference {
         });
         let mut moves: BTreeMap<(Lane, JobState), i64> = BTreeMap::new();
         let mut started = Vec::new();
-        for Demand { lane, places } in offer.demand() {
+        for Demand { lane, places, .. } in offer.demand() {
             for _ in 0..places {
                 if started.len() < claims {
                     *moves.entry((lane.clone(), JobState::Queued)).or_default() -= 1;
@@ -342,7 +343,7 @@ proptest! {
         for end in ends {
             let offer = schedule.offer(&pool, at(0));
             let mut started = Vec::new();
-            for Demand { lane, places } in offer.demand() {
+            for Demand { lane, places, .. } in offer.demand() {
                 started.extend(std::iter::repeat_n(lane, places));
             }
             let claimed: Vec<Claimed> = started.iter().map(claimed).collect();

@@ -77,17 +77,17 @@ impl Stage {
 
     fn grant(&mut self, offer: Offer) {
         let mut moves = Vec::new();
-        for (lane, jobs) in &offer.demand {
+        for ((lane, _), jobs) in &offer.demand {
             let jobs = i64::try_from(*jobs).expect("few");
             moves.push((lane.clone(), JobState::Queued, -jobs));
             moves.push((lane.clone(), JobState::Running, jobs));
         }
-        for lane in &offer.hand_overs {
+        for (lane, _) in &offer.hand_overs {
             moves.push((lane.clone(), JobState::Running, 1));
         }
         self.schedule.moved(&moves);
-        let claims = offer.demand.iter().map(|(lane, jobs)| (lane, *jobs));
-        let claims = claims.chain(offer.hand_overs.iter().map(|lane| (lane, 1)));
+        let claims = offer.demand.iter().map(|((lane, _), jobs)| (lane, *jobs));
+        let claims = claims.chain(offer.hand_overs.iter().map(|(lane, _)| (lane, 1)));
         let claimed: Vec<Claimed> = claims
             .flat_map(|(lane, jobs)| (0..jobs).map(|_| model_tests::claimed(lane)))
             .collect();

@@ -5,7 +5,7 @@ mod fingerprint;
 mod overrides;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use overrides::{RetryOverrides, TimeoutOverrides};
@@ -22,6 +22,7 @@ use crate::job::payload::Payload;
 use crate::job::policy::OnConflict;
 use crate::job::time::Timestamp;
 use crate::job::{JobSpec, NewJob, Unique};
+use crate::queue::settings::Live;
 use crate::queue::submission::overrides::Merge;
 
 pub(super) use batch::check_batch;
@@ -96,13 +97,72 @@ pub struct UniqueRequest {
     pub window: Option<Duration>,
 }
 
+/// The types that jobs may be of.
+#[derive(Clone, Copy)]
+pub(super) struct KnownTypes<'a> {
+    /// Those that somebody configured, whoever asks.
+    pub(super) configured: &'a BTreeMap<Name, KnownType>,
+    /// How the others are treated.
+    pub(super) other: &'a KnownType,
+    /// Where those are that workers have leased for.
+    pub(super) live: &'a Mutex<Live>,
+}
+
+impl<'a> KnownTypes<'a> {
+    fn find(self, tenant: &Name, name: &Name) -> Option<&'a KnownType> {
+        self.configured
+            .get(name)
+            .or_else(|| self.is_leased(tenant, name).then_some(self.other))
+    }
+
+    /// Whether a tenant's jobs may be of a type.
+    pub(super) fn has(self, tenant: &Name, name: &Name) -> bool {
+        self.find(tenant, name).is_some()
+    }
+
+    fn is_leased(self, tenant: &Name, name: &Name) -> bool {
+        let live = self.lock();
+        let of_type = live.types.get(name);
+        of_type.is_some_and(|of_type| of_type.leased_by.contains(tenant))
+    }
+
+    /// Those that are spelled most like it.
+    fn nearest(self, tenant: &Name, name: &str) -> Vec<Name> {
+        let live = self.lock();
+        let all = self.configured.keys().chain(live.leased_by(tenant));
+        let distance = |known: &Name| strsim::damerau_levenshtein(name, known.as_str());
+        let mut near: Vec<(usize, &Name)> = all.map(|known| (distance(known), known)).collect();
+        near.sort();
+        near.dedup();
+        near.into_iter()
+            .take(3)
+            .map(|(_, name)| name.clone())
+            .collect()
+    }
+
+    fn lock(self) -> MutexGuard<'a, Live> {
+        // Nothing in here can be left half done by a panic.
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What a submission is checked against.
 #[derive(Clone, Copy)]
 pub(super) struct Against<'a> {
-    pub(super) types: &'a BTreeMap<Name, KnownType>,
+    pub(super) types: KnownTypes<'a>,
     pub(super) tenants: &'a BTreeMap<Name, TenantSettings>,
     pub(super) log_bytes_max: u64,
     pub(super) now: Timestamp,
+}
+
+impl KnownType {
+    /// A type that is treated as all are where nobody says, and takes every input.
+    pub(super) fn plain() -> Self {
+        Self {
+            settings: TypeSettings::default(),
+            check: Arc::new(|_| Ok(())),
+        }
+    }
 }
 
 impl Submission {
@@ -148,12 +208,19 @@ impl Submission {
         violations: &mut Violations,
     ) -> Option<NewJob> {
         let field = |name: &str| format!("{prefix}{name}");
-        let known = check_type(&self.job_type, &field("type"), against.types, violations);
+        let found = check_type(
+            &self.tenant,
+            &self.job_type,
+            &field("type"),
+            against.types,
+            violations,
+        );
+        let (job_type, known) = found.unzip();
         for (name, problem) in &self.unreadable {
             violations.add(field(name), problem);
         }
         let queue = if self.queue.is_empty() {
-            known.map(|(_, known)| known.settings.queue.clone())
+            known.map(|known| known.settings.queue.clone())
         } else {
             violations.check(&field("queue"), Name::new(&self.queue))
         };
@@ -168,7 +235,7 @@ impl Submission {
         let mut merge = Merge {
             prefix,
             job_type: &self.job_type,
-            own: known.map_or(&unknown, |(_, known)| &known.settings),
+            own: known.map_or(&unknown, |known| &known.settings),
             tenant: &self.tenant,
             of_tenant: of_tenant.map(|tenant| tenant.retention).unwrap_or_default(),
             violations,
@@ -187,14 +254,14 @@ impl Submission {
             String::new()
         };
         let input = violations.check(&field("input"), self.input);
-        if let (Some((_, known)), Some(input)) = (known, &input)
+        if let (Some(known), Some(input)) = (known, &input)
             && let Err(problems) = (known.check)(input.as_ref())
         {
             for (path, problem) in problems {
                 violations.add(field(&path), problem);
             }
         }
-        let ((job_type, known), queue, input) = (known?, queue?, input?);
+        let (job_type, known, queue, input) = (job_type?, known?, queue?, input?);
         let spec = JobSpec {
             queue,
             priority: self.priority,
@@ -209,7 +276,7 @@ impl Submission {
             event_retention: known.settings.event_retention,
             log_bytes_max: against.log_bytes_max,
             progress_interval: known.settings.progress_interval,
-            ..JobSpec::of(job_type.clone())
+            ..JobSpec::of(job_type)
         };
         let key = JobKey {
             tenant: self.tenant,
@@ -236,26 +303,18 @@ pub fn default_tenant() -> Name {
 }
 
 pub(super) fn check_type<'a>(
+    tenant: &Name,
     job_type: &str,
     field: &str,
-    types: &'a BTreeMap<Name, KnownType>,
+    types: KnownTypes<'a>,
     violations: &mut Violations,
-) -> Option<(&'a Name, &'a KnownType)> {
+) -> Option<(Name, &'a KnownType)> {
     let name = violations.check(field, Name::new(job_type))?;
-    if let Some(known) = types.get_key_value(&name) {
-        return Some(known);
+    if let Some(known) = types.find(tenant, &name) {
+        return Some((name, known));
     }
-    let mut near: Vec<(usize, &str)> = types
-        .keys()
-        .map(|known| {
-            (
-                strsim::damerau_levenshtein(job_type, known.as_str()),
-                known.as_str(),
-            )
-        })
-        .collect();
-    near.sort();
-    let nearest: Vec<&str> = near.iter().take(3).map(|(_, name)| *name).collect();
+    let nearest = types.nearest(tenant, job_type);
+    let nearest: Vec<&str> = nearest.iter().map(Name::as_str).collect();
     let served = if nearest.is_empty() {
         "no types are served".to_owned()
     } else {

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::job::name::{ConcurrencyKey, JobId, JobKey, Name};
+use crate::job::name::{ConcurrencyKey, JobId, JobKey, Lane, Name};
 use crate::job::{NewJob, Payloads};
 use crate::store::memory::tables::{Tables, unique_place, with_id};
 use crate::store::plan::{
     BESIDE_BYTES_MAX, BlockedHeads, Candidate, KeyRoom, Known, SET_ASIDE_MAX,
 };
-use crate::store::{BlockedLine, Demand, Entry, Group};
+use crate::store::{BlockedLine, Entry, Group};
 
 impl Tables {
     pub(super) fn read(&self, group: &Group) -> Known {
@@ -29,9 +29,10 @@ impl Tables {
         let in_place: usize = known.uniques.values().map(Vec::len).sum();
         self.know_blocked(group.entries.len() + in_place, &mut known);
         let mut set_aside = 0;
-        for demand in &group.demand {
+        for (lane, places) in group.places() {
             self.lane_heads(
-                demand,
+                lane,
+                places,
                 &group.key_limits,
                 &mut set_aside,
                 &mut known.candidates,
@@ -144,16 +145,16 @@ impl Tables {
     /// wait for others with their concurrency key.
     fn lane_heads(
         &self,
-        demand: &Demand,
+        lane: &Lane,
+        places: usize,
         key_limits: &BTreeMap<Name, usize>,
         set_aside: &mut usize,
         heads: &mut Vec<Candidate>,
     ) {
-        let lane = &demand.lane;
         let mut room = KeyRoom::new(&self.keys_running, lane, key_limits);
         let mut claimable = 0;
         for (_, _, id) in self.ready.get(lane).into_iter().flatten() {
-            if claimable == demand.places || *set_aside == SET_ASIDE_MAX {
+            if claimable == places || *set_aside == SET_ASIDE_MAX {
                 break;
             }
             let Some(row) = self.jobs.get(&with_id(&lane.tenant, *id)) else {

@@ -7,7 +7,7 @@ mod keys;
 mod submit;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use crate::job::name::{ConcurrencyKey, JobKey, Lane, Name};
@@ -111,8 +111,8 @@ struct Touched {
     payloads: Payloads,
     /// All that stands beside it now, where that is known and small.
     beside: Option<Arc<Payloads>>,
-    /// With what an attempt needs, where this group claimed it.
-    claimed: Option<Payloads>,
+    /// By whom this group claimed it, where it did, and what the attempt needs.
+    claimed: Option<(usize, Payloads)>,
 }
 
 /// A reply that waits for the end of the group, so that one copy of the job serves everyone.
@@ -137,7 +137,7 @@ pub(super) fn plan(group: Group, known: Known, next_position: i64, running: &Key
         touched: Vec::new(),
         index: HashMap::new(),
         claims: Vec::new(),
-        terms: group.terms,
+        claimants: group.claimants,
         room: group.room,
         gate: KeyGate::new(running, group.key_limits, known.blocked),
         contested: known
@@ -169,7 +169,7 @@ struct Planner<'a> {
     index: HashMap<JobKey, usize>,
     /// Indexes of claimed jobs, in the order of their claims.
     claims: Vec<usize>,
-    terms: ClaimTerms,
+    claimants: Vec<ClaimTerms>,
     room: HashMap<Name, WaitingRoom>,
     gate: KeyGate<'a>,
     /// Concurrency keys of jobs that wait and could be claimed now.
@@ -303,14 +303,23 @@ impl Planner<'_> {
             let rank = |job: &Job| (Reverse(job.spec.priority), job.run_at, job.key.id);
             candidates.sort_by_key(|candidate| rank(&candidate.job));
         }
-        let mut places: HashMap<&Lane, usize> = demand
-            .iter()
-            .map(|demand| (&demand.lane, demand.places))
-            .collect();
+        let mut places: HashMap<&Lane, VecDeque<(usize, usize)>> = HashMap::new();
+        for Demand {
+            claimant,
+            lane,
+            places: wanted,
+        } in demand
+        {
+            let of_lane = places.entry(lane).or_default();
+            of_lane.extend((*wanted > 0).then_some((*claimant, *wanted)));
+        }
         let mut left_for_next = HashSet::new();
         for candidate in candidates {
             let lane = candidate.job.lane();
-            let Some(left) = places.get_mut(&lane).filter(|left| **left > 0) else {
+            let Some(of_lane) = places.get_mut(&lane) else {
+                continue;
+            };
+            let Some((claimant, left)) = of_lane.front_mut() else {
                 continue;
             };
             if self.index.contains_key(&candidate.job.key) {
@@ -330,8 +339,11 @@ impl Planner<'_> {
             match (self.gate.room(key.as_ref()), payloads) {
                 (Room::Free, Some(payloads)) => {
                     let index = self.add(Arc::unwrap_or_clone(job), small(&payloads));
-                    if self.claim_one(index, payloads) {
+                    if self.claim_one(index, *claimant, payloads) {
                         *left -= 1;
+                        if *left == 0 {
+                            of_lane.pop_front();
+                        }
                     }
                 }
                 // The next group sees who comes first, and reads what it needs: nobody overtakes it here.
@@ -347,15 +359,19 @@ impl Planner<'_> {
     }
 
     /// Claims a job. Answers whether it did.
-    fn claim_one(&mut self, index: usize, payloads: Payloads) -> bool {
+    fn claim_one(&mut self, index: usize, claimant: usize, payloads: Payloads) -> bool {
+        let Some(terms) = self.claimants.get(claimant).cloned() else {
+            return false;
+        };
         let claim = Change::Claim {
-            worker_id: self.terms.worker_id.clone(),
-            heard_at: self.terms.heard_at,
-            lease_until: self.terms.lease_until,
+            worker_id: terms.worker_id,
+            heard_at: terms.heard_at,
+            lease_until: terms.lease_until,
+            term: terms.term,
         };
         let claimed = self.apply(index, claim).is_ok();
         if claimed {
-            self.touched[index].claimed = Some(payloads);
+            self.touched[index].claimed = Some((claimant, payloads));
             self.claims.push(index);
         }
         claimed
@@ -378,11 +394,11 @@ impl Planner<'_> {
         };
         let mut depths = BTreeMap::new();
         let mut jobs = Vec::with_capacity(self.touched.len());
-        let mut payloads_of_claims = HashMap::new();
+        let mut claims = HashMap::new();
         for (index, touched) in self.touched.into_iter().enumerate() {
             count(&mut depths, &touched);
-            if let Some(payloads) = touched.claimed {
-                payloads_of_claims.insert(index, payloads);
+            if let Some(claimed) = touched.claimed {
+                claims.insert(index, claimed);
             }
             let job = Arc::new(touched.job);
             plan.write(&job, touched.before, touched.payloads, touched.events);
@@ -398,9 +414,11 @@ impl Planner<'_> {
             .claims
             .into_iter()
             .filter_map(|index| {
+                let (claimant, payloads) = claims.remove(&index)?;
                 Some(Claimed {
                     job: Arc::clone(&jobs[index]),
-                    payloads: payloads_of_claims.remove(&index)?,
+                    payloads,
+                    claimant,
                 })
             })
             .collect();

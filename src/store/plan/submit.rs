@@ -24,19 +24,20 @@ enum Standing {
 }
 
 impl Planner<'_> {
-    pub(super) fn submit(&mut self, new: NewJob, hand_over: bool) -> Pending {
+    pub(super) fn submit(&mut self, new: NewJob, hand_over: Option<usize>) -> Pending {
         let standing = self.standing(&new);
         // One that has to wait for others with its concurrency key stays QUEUED, and is set aside by the
         // next group: who ends later in this one would not find it. And whoever waited with the key already,
         // and could go on now, was there before.
         let key = new.concurrency_key();
         let is_contested = key.as_ref().is_some_and(|key| self.contested.contains(key));
-        let hand_over = hand_over
-            && new.run_at(self.now) <= self.now
-            && !is_contested
-            && self.gate.room(key.as_ref()) == Room::Free;
+        let hand_over = hand_over.filter(|_| {
+            new.run_at(self.now) <= self.now
+                && !is_contested
+                && self.gate.room(key.as_ref()) == Room::Free
+        });
         // What is handed over does not wait.
-        let waits = usize::from(!hand_over);
+        let waits = usize::from(hand_over.is_none());
         let more = match &standing {
             Standing::New => waits,
             Standing::Replaces(keys) => waits.saturating_sub(self.waiting_of(keys)),
@@ -65,7 +66,7 @@ impl Planner<'_> {
         }
         let items = jobs.into_iter().map(|new| {
             let standing = self.standing(&new);
-            self.take(new, standing, false)
+            self.take(new, standing, None)
         });
         Pending::Batch(items.collect())
     }
@@ -170,7 +171,7 @@ impl Planner<'_> {
         if let Pending::Ready(_) = told {
             return told;
         }
-        self.take(new, Standing::New, false)
+        self.take(new, Standing::New, None)
     }
 
     fn standing(&self, new: &NewJob) -> Standing {
@@ -215,7 +216,7 @@ impl Planner<'_> {
         jobs.filter(|job| job.state.is_waiting()).count()
     }
 
-    fn take(&mut self, new: NewJob, standing: Standing, hand_over: bool) -> Pending {
+    fn take(&mut self, new: NewJob, standing: Standing, hand_over: Option<usize>) -> Pending {
         match standing {
             Standing::NotTaken(why) => return Pending::Ready(Reply::NotTaken(why)),
             Standing::Existing(key) => return self.existing(&key),
@@ -233,9 +234,9 @@ impl Planner<'_> {
             Standing::New => {}
         }
         let index = self.insert(new);
-        if hand_over {
+        if let Some(claimant) = hand_over {
             let payloads = self.touched[index].payloads.clone();
-            self.claim_one(index, payloads);
+            self.claim_one(index, claimant, payloads);
         }
         Pending::Touched {
             index,

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use rusqlite::{OptionalExtension, Params, Row, params};
 
-use crate::job::name::{ConcurrencyKey, JobKey, Name};
+use crate::job::name::{ConcurrencyKey, JobKey, Lane, Name};
 use crate::job::{Change, Job, JobSnapshot, NewJob};
 use crate::store::plan::{BlockedHeads, Candidate, KeyRoom, Known, SET_ASIDE_MAX, UniquePlace};
 use crate::store::sqlite::errors::write_error;
 use crate::store::sqlite::read;
 use crate::store::sqlite::rows::{self, Columns};
 use crate::store::sqlite::write::{Remembered, Writer, id};
-use crate::store::{Demand, Entry, Group, StoreError};
+use crate::store::{Entry, Group, StoreError};
 
 /// The jobs of a lane in the order of its claims: whoever steps through it stops when there are enough.
 ///
@@ -81,9 +81,10 @@ impl Writer {
         }
         self.know_blocked(&wanted.may_end, &mut known)?;
         let mut set_aside = 0;
-        for demand in &group.demand {
+        for (lane, places) in group.places() {
             self.lane_heads(
-                demand,
+                lane,
+                places,
                 &group.key_limits,
                 &mut set_aside,
                 &mut known.candidates,
@@ -258,12 +259,13 @@ impl Writer {
 
     fn lane_heads(
         &mut self,
-        demand: &Demand,
+        lane: &Lane,
+        places: usize,
         key_limits: &BTreeMap<Name, usize>,
         set_aside: &mut usize,
         heads: &mut Vec<Candidate>,
     ) -> Result<(), StoreError> {
-        for head in self.first_heads(demand, key_limits, set_aside)? {
+        for head in self.first_heads(lane, places, key_limits, set_aside)? {
             match head {
                 Head::Read(head) => heads.push(head),
                 Head::Remembered(key) => {
@@ -288,11 +290,11 @@ impl Writer {
     /// cannot be read: it stays where it is, and takes no place from those behind it.
     fn first_heads(
         &self,
-        demand: &Demand,
+        lane: &Lane,
+        places: usize,
         key_limits: &BTreeMap<Name, usize>,
         set_aside: &mut usize,
     ) -> Result<Vec<Head>, StoreError> {
-        let lane = &demand.lane;
         let mut room = KeyRoom::new(&self.keys_running, lane, key_limits);
         let which = params![
             lane.queue.as_str(),
@@ -301,9 +303,9 @@ impl Writer {
         ];
         let mut select = self.prepare(LANE_HEADS)?;
         let mut rows = select.query(which).map_err(write_error)?;
-        let mut heads = Vec::with_capacity(demand.places);
+        let mut heads = Vec::with_capacity(places);
         let mut claimable = 0;
-        while claimable < demand.places
+        while claimable < places
             && *set_aside < SET_ASIDE_MAX
             && let Some(row) = rows.next().map_err(write_error)?
         {

@@ -194,11 +194,12 @@ impl Bench {
         Group {
             entries,
             demand,
-            terms: ClaimTerms {
+            claimants: vec![ClaimTerms {
                 worker_id: "worker".to_owned(),
                 heard_at: self.now(),
                 lease_until: self.now().after(Duration::from_secs(15)),
-            },
+                term: None,
+            }],
             room: HashMap::new(),
             key_limits: self.key_limits.lock().expect("no panic").clone(),
             now: self.now(),
@@ -462,14 +463,14 @@ impl NewJobBuilder {
     pub(crate) fn entry(self) -> Entry {
         Entry::Submit {
             new: Box::new(self.new),
-            hand_over: false,
+            hand_over: None,
         }
     }
 
     pub(crate) fn hand_over(self) -> Entry {
         Entry::Submit {
             new: Box::new(self.new),
-            hand_over: true,
+            hand_over: Some(0),
         }
     }
 }
@@ -504,6 +505,7 @@ pub(crate) fn report(attempt: u32, reports: Vec<Report>, now: Timestamp) -> Chan
         reports,
         heard_at: now,
         lease_until: now.after(Duration::from_secs(15)),
+        number: 0,
     }
 }
 
@@ -512,6 +514,7 @@ pub(crate) fn finish(attempt: u32, outcome: Outcome) -> Change {
         attempt,
         outcome,
         chance: 0.5,
+        fingerprint: None,
     }
 }
 
@@ -531,6 +534,7 @@ pub(crate) fn output(chunk: Payload) -> Report {
 /// Places in the lane of a type, of the tenant and queue `default`.
 pub(crate) fn demand(job_type: &str, places: usize) -> Demand {
     Demand {
+        claimant: 0,
         lane: Lane {
             queue: Name::of("default"),
             job_type: Name::new(job_type).expect("a name"),

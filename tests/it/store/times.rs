@@ -112,6 +112,7 @@ pub(crate) async fn a_lease_renewed_after_the_look_is_not_lost(bench: Bench) {
         reports: vec![],
         heard_at: bench.now(),
         lease_until: before,
+        number: 0,
     };
     let group = vec![
         changed(&job.key, heartbeat),

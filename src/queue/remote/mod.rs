@@ -1,0 +1,446 @@
+//! Workers that are other programs: a sibling of the pool, with the same claims, reports and ends through
+//! the same door.
+//!
+//! Nothing is kept of them but their leases: a token says all that its holder has to know, so that a worker
+//! may come back over another connection, and to a server that was started again.
+
+mod token;
+mod watch_over;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::error::{Error, Precondition, Violations};
+use crate::job::limits::{LEASE_TERMS, LEASED_MAX, LIST_MAX, POLL_MAX, STRING_BYTES_MAX};
+use crate::job::name::Name;
+use crate::job::time::Timestamp;
+use crate::job::{Change, Job, JobSnapshot, JobState, Outcome, Report};
+use crate::queue::attempts::StopCause;
+use crate::queue::lease::report_bytes;
+use crate::queue::polls::{HandedOut, Poll};
+use crate::queue::remote::token::Holder;
+use crate::queue::schedule::Wanted;
+use crate::queue::settings::SettingChange;
+use crate::queue::writer::{Answer, Request};
+use crate::queue::{Handed, JobQueue, Lease};
+use crate::store::{AttemptTimer, Entry, View};
+
+/// What a worker asks for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WorkRequest {
+    /// Whose jobs.
+    pub tenant: Name,
+    /// Who it is: 1 to 1,024 bytes. Shown with the jobs that it holds.
+    pub worker_id: String,
+    /// What it can run: 1 to 100.
+    pub types: Vec<Name>,
+    /// Where its jobs may wait: up to 100; empty for anywhere.
+    pub queues: Vec<Name>,
+    /// How many more jobs it has room for: 1 to 1,000.
+    pub max_jobs: usize,
+    /// How long a lease holds without a word from it: 5 s to 5 min.
+    pub term: Duration,
+    /// How long to wait for work: up to 5 min.
+    pub wait: Duration,
+}
+
+/// What a worker gets.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Work {
+    /// Jobs that are its own now. Empty where none came in time.
+    pub jobs: Vec<LeasedJob>,
+    /// This server is about to stop, and has no more work.
+    pub drain: bool,
+}
+
+/// A job that a worker holds.
+#[derive(Clone, PartialEq, Debug)]
+pub struct LeasedJob {
+    /// With its input, and the newest checkpoint of the attempts before.
+    pub snapshot: JobSnapshot,
+    /// What the worker has to show with everything that it tells of this attempt.
+    pub token: String,
+    /// When the lease ends, by the server's wall clock, unless it is renewed.
+    pub expires_at: Timestamp,
+}
+
+/// How a lease stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeaseStanding {
+    /// When it ends, by the server's wall clock, unless it is renewed again.
+    pub expires_at: Timestamp,
+    /// Somebody asked the job to stop, for this reason.
+    pub cancel: Option<String>,
+}
+
+impl JobQueue {
+    /// Waits for work, and claims it. `fits` is asked job by job whether it still goes into the answer; those
+    /// behind one that does not are handed back, uncharged.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], [`Error::Exhausted`], [`Error::Unavailable`].
+    ///
+    /// # Cancel safety
+    /// Safe: what was claimed for a caller that has gone is handed back, uncharged.
+    pub async fn lease(
+        &self,
+        request: WorkRequest,
+        fits: impl FnMut(&JobSnapshot) -> bool,
+    ) -> Result<Work, Error> {
+        let mut violations = Violations::default();
+        request.check(&mut violations);
+        violations.into_result()?;
+        let WorkRequest {
+            tenant,
+            worker_id,
+            types,
+            queues,
+            max_jobs,
+            term,
+            wait,
+        } = request;
+        self.remember_types(&tenant, &types).await?;
+        let (reply, answer) = oneshot::channel();
+        let poll = Poll {
+            wanted: Wanted {
+                tenant,
+                types: types.into_iter().collect(),
+                queues: queues.into_iter().collect(),
+            },
+            places: max_jobs,
+            worker_id: worker_id.clone(),
+            term,
+            reply,
+        };
+        let _waits = Waits::new(&self.shared.workers_waiting);
+        if !self.is_draining() {
+            self.send(Request::Poll(poll)).await?;
+        }
+        let (handed, drain) = self.first_of(answer, wait).await?;
+        let holder = |lease| Holder {
+            lease,
+            worker_id: worker_id.clone(),
+            term,
+        };
+        let jobs = handed.map(|handed| self.leased(handed, holder, fits));
+        Ok(Work {
+            jobs: jobs.unwrap_or_default(),
+            drain,
+        })
+    }
+
+    /// Workers of other programs that wait for work now.
+    pub fn waiting_workers(&self) -> usize {
+        self.shared.workers_waiting.load(Ordering::Relaxed)
+    }
+
+    /// Stores what an attempt tells, which renews its lease. What comes with a number that came before in
+    /// this attempt is not stored again. Nothing told is a heartbeat.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], [`StaleLease`](Precondition::StaleLease), [`Error::NotFound`], [`Error::Exhausted`],
+    /// [`Error::Unavailable`].
+    ///
+    /// # Cancel safety
+    /// Once it has begun, it happens although nobody hears of it.
+    pub async fn report_as(
+        &self,
+        tenant: &Name,
+        token: &str,
+        number: i64,
+        reports: Vec<Report>,
+    ) -> Result<LeaseStanding, Error> {
+        let holder = self.holder(tenant, "lease_token", token)?;
+        let bytes = reports.iter().map(report_bytes).sum();
+        let tells = !reports.is_empty();
+        let entry = self.renewal(&holder, number, reports);
+        let answer = self.change_one(entry, bytes).await?;
+        let standing = self.standing(&holder, answer).await?;
+        if tells {
+            self.shared.attempts.hear(&holder.lease);
+        }
+        Ok(standing)
+    }
+
+    /// Renews leases. Answers each in order; `None` for one that is lost.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], [`Error::Exhausted`], [`Error::Unavailable`].
+    ///
+    /// # Cancel safety
+    /// Once it has begun, it happens although nobody hears of it.
+    pub async fn extend_leases(
+        &self,
+        tenant: &Name,
+        tokens: &[String],
+    ) -> Result<Vec<Option<LeaseStanding>>, Error> {
+        let mut violations = Violations::default();
+        if tokens.is_empty() || tokens.len() > LEASED_MAX {
+            let problem = format!(
+                "has {} entries; 1 to {LEASED_MAX} are accepted",
+                tokens.len()
+            );
+            violations.add("lease_tokens", problem);
+        }
+        let secret = self.shared.store.secret();
+        let mut holders = Vec::with_capacity(tokens.len());
+        for (index, token) in tokens.iter().enumerate() {
+            let field = format!("lease_tokens[{index}]");
+            holders.extend(violations.check(&field, token::parse(&secret, tenant, token)));
+        }
+        violations.into_result()?;
+        let entries = holders
+            .iter()
+            .map(|holder| self.renewal(holder, 0, Vec::new()));
+        let answers = self.change(entries.collect(), 0).await?;
+        let mut standings = Vec::with_capacity(answers.len());
+        for (holder, answer) in holders.iter().zip(answers) {
+            standings.push(match self.standing(holder, answer).await {
+                Ok(standing) => Some(standing),
+                Err(Error::Precondition(Precondition::StaleLease) | Error::NotFound { .. }) => None,
+                Err(error) => return Err(error),
+            });
+        }
+        Ok(standings)
+    }
+
+    /// Ends an attempt. The same end told again by its holder is answered again, and changes nothing;
+    /// `fingerprint` says which ends are the same.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], [`StaleLease`](Precondition::StaleLease),
+    /// [`NotCancelling`](Precondition::NotCancelling), [`Error::NotFound`], [`Error::Exhausted`],
+    /// [`Error::Unavailable`].
+    ///
+    /// # Cancel safety
+    /// Once it has begun, it happens although nobody hears of it.
+    pub async fn finish_as(
+        &self,
+        tenant: &Name,
+        token: &str,
+        outcome: Outcome,
+        fingerprint: String,
+    ) -> Result<Arc<Job>, Error> {
+        let holder = self.holder(tenant, "lease_token", token)?;
+        let bytes = match &outcome {
+            Outcome::Succeeded(Some(result)) => result.as_bytes().len(),
+            _ => 0,
+        };
+        let change = Change::Finish {
+            attempt: holder.lease.attempt,
+            outcome,
+            chance: self.shared.clock.chance(),
+            fingerprint: Some(fingerprint),
+        };
+        self.change_job(&holder.lease.key, change, bytes).await
+    }
+
+    /// At the start: ends the attempts of the process before this one, and gives those of other programs a
+    /// fresh full term, for nobody could hear them meanwhile.
+    pub(super) async fn take_over_leases(&self) -> Result<(), Error> {
+        /// Leases that are changed in one go.
+        const GROUP: usize = 256;
+        let store = &self.shared.store;
+        let before = Timestamp::from_micros(i64::MAX);
+        let all = store.attempts_due(AttemptTimer::Lease, before, usize::MAX);
+        let all = all.await?;
+        for group in all.chunks(GROUP) {
+            let mut entries = Vec::with_capacity(group.len());
+            let mut remote = Vec::new();
+            for (key, attempt) in group {
+                let found = store.job(key, View::Basic).await?;
+                let job = found.map(|found| found.job);
+                let term = job.as_ref().and_then(|job| job.detail.remote_lease);
+                let (attempt, now) = (*attempt, self.shared.clock.steady());
+                let change = match (job, term) {
+                    (Some(job), Some(lease)) => {
+                        remote.push(job);
+                        Change::Report {
+                            attempt,
+                            reports: Vec::new(),
+                            heard_at: now,
+                            lease_until: now.after(lease.term),
+                            number: 0,
+                        }
+                    }
+                    _ => Change::Lose { attempt, before },
+                };
+                let key = key.clone();
+                entries.push(Entry::Change { key, change });
+            }
+            self.change(entries, 0).await?;
+            for job in remote {
+                let now = self.shared.clock.steady();
+                let stop = self.shared.attempts.begin(&job, now);
+                self.watch_over(job, stop);
+            }
+        }
+        Ok(())
+    }
+
+    /// What came for a poll before its time was over, and whether it ended because the server does.
+    async fn first_of(
+        &self,
+        mut answer: oneshot::Receiver<HandedOut>,
+        wait: Duration,
+    ) -> Result<(Option<HandedOut>, bool), Error> {
+        let drain = tokio::select! {
+            biased;
+            // A receiver is cancel safe: what was sent is still there.
+            handed = &mut answer => match handed {
+                Ok(handed) => return Ok((Some(handed), false)),
+                Err(_) if self.is_draining() => return Ok((None, true)),
+                // The writer has ended.
+                Err(_) => return Err(Error::outcome_unknown()),
+            },
+            () = self.drained() => true,
+            () = self.looked_for(wait) => false,
+        };
+        // From here on nothing can come any more; what came at the last moment counts.
+        answer.close();
+        Ok((answer.try_recv().ok(), drain))
+    }
+
+    /// Waits, and at least until the writer has looked for work once.
+    async fn looked_for(&self, wait: Duration) {
+        tokio::time::sleep(wait).await;
+        self.settle().await;
+    }
+
+    fn leased(
+        &self,
+        handed: HandedOut,
+        holder: impl Fn(Lease) -> Holder,
+        mut fits: impl FnMut(&JobSnapshot) -> bool,
+    ) -> Vec<LeasedJob> {
+        let snapshot = |handed: &Handed| JobSnapshot {
+            job: Arc::clone(&handed.claimed.job),
+            payloads: handed.claimed.payloads.clone(),
+        };
+        let secret = self.shared.store.secret();
+        let handed = handed.take_while(|handed| fits(&snapshot(handed)));
+        let leased = handed.into_iter().map(|handed| {
+            let snapshot = snapshot(&handed);
+            let job = &snapshot.job;
+            let holder = holder(Lease {
+                key: job.key.clone(),
+                attempt: job.attempt,
+            });
+            self.watch_over(Arc::clone(job), handed.stop);
+            LeasedJob {
+                token: token::token(&secret, &holder),
+                expires_at: self.shared.clock.now().after(holder.term),
+                snapshot,
+            }
+        });
+        leased.collect()
+    }
+
+    /// Whatever a worker once leased for is known from then on, so that jobs of it may wait for the worker.
+    async fn remember_types(&self, tenant: &Name, types: &[Name]) -> Result<(), Error> {
+        let new: BTreeSet<&Name> = {
+            let known = self.known_types();
+            let types = types.iter();
+            types.filter(|name| !known.has(tenant, name)).collect()
+        };
+        for name in new {
+            let change = SettingChange::LeaseType(name.clone(), tenant.clone());
+            self.set(change).await?;
+        }
+        Ok(())
+    }
+
+    fn holder(&self, tenant: &Name, field: &str, token: &str) -> Result<Holder, Error> {
+        let secret = self.shared.store.secret();
+        token::parse(&secret, tenant, token).map_err(|problem| Error::invalid(field, problem))
+    }
+
+    fn renewal(&self, holder: &Holder, number: i64, reports: Vec<Report>) -> Entry {
+        let now = self.shared.clock.steady();
+        Entry::Change {
+            key: holder.lease.key.clone(),
+            change: Change::Report {
+                attempt: holder.lease.attempt,
+                reports,
+                heard_at: now,
+                lease_until: now.after(holder.term),
+                number,
+            },
+        }
+    }
+
+    async fn standing(&self, holder: &Holder, answer: Answer) -> Result<LeaseStanding, Error> {
+        let key = &holder.lease.key;
+        let job = match self.job_of(key, answer)? {
+            Some(job) => Some(job),
+            // What it told is held back; only where it has to stop is its job needed.
+            None if self.shared.attempts.cause(&holder.lease) == Some(StopCause::Cancel) => {
+                Some(self.get(key, View::Basic).await?.job)
+            }
+            None => None,
+        };
+        let cancelling = job.filter(|job| job.state == JobState::Cancelling);
+        Ok(LeaseStanding {
+            expires_at: self.shared.clock.now().after(holder.term),
+            cancel: cancelling.map(|job| job.detail.cancel_reason.clone()),
+        })
+    }
+}
+
+/// Counts one who waits.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl<'a> Waits<'a> {
+    fn new(counter: &'a AtomicUsize) -> Self {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Self(counter)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl WorkRequest {
+    /// Adds what is out of bounds.
+    pub(crate) fn check(&self, violations: &mut Violations) {
+        let worker_id = self.worker_id.len();
+        if !(1..=STRING_BYTES_MAX).contains(&worker_id) {
+            let problem = format!("is {worker_id} bytes; 1 to {STRING_BYTES_MAX} are accepted");
+            violations.add("worker_id", problem);
+        }
+        let types = self.types.len();
+        if !(1..=LIST_MAX).contains(&types) {
+            let problem = format!("has {types} entries; 1 to {LIST_MAX} are accepted");
+            violations.add("types", problem);
+        }
+        let queues = self.queues.len();
+        if queues > LIST_MAX {
+            let problem = format!("has {queues} entries; at most {LIST_MAX} are accepted");
+            violations.add("queues", problem);
+        }
+        let max_jobs = self.max_jobs;
+        if !(1..=LEASED_MAX).contains(&max_jobs) {
+            let problem = format!("is {max_jobs}; 1 to {LEASED_MAX} are accepted");
+            violations.add("max_jobs", problem);
+        }
+        if !LEASE_TERMS.contains(&self.term) {
+            violations.add(
+                "lease",
+                format!("is {:?}; 5s to 5m are accepted", self.term),
+            );
+        }
+        if self.wait > POLL_MAX {
+            violations.add(
+                "wait",
+                format!("is {:?}; at most 5m are accepted", self.wait),
+            );
+        }
+    }
+}
