@@ -468,9 +468,14 @@ impl NewJobBuilder {
     }
 
     pub(crate) fn hand_over(self) -> Entry {
+        self.entry_for(0)
+    }
+
+    /// Handed over to a claimant of its group.
+    pub(crate) fn entry_for(self, claimant: usize) -> Entry {
         Entry::Submit {
             new: Box::new(self.new),
-            hand_over: Some(0),
+            hand_over: Some(claimant),
         }
     }
 }

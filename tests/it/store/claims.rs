@@ -6,6 +6,7 @@ use pacenote::job::event::JobError;
 use pacenote::job::name::Name;
 use pacenote::job::payload::Payload;
 use pacenote::job::{Change, JobState, Outcome, Report};
+use pacenote::store::{ClaimTerms, Demand};
 
 use super::bench::{Bench, cancel, changed, demand, done, finish};
 
@@ -142,4 +143,44 @@ pub(crate) async fn a_retry_waits_behind_what_was_there_before_it(bench: Bench) 
     bench.change(&failed.key, Change::BecomeDue).await;
     let order: Vec<_> = bench.claim(2).await.iter().map(|job| job.key.id).collect();
     assert_eq!(order, [waiting.key.id, failed.key.id]);
+}
+
+pub(crate) async fn several_claimants_share_a_lane_each_on_its_own_terms(bench: Bench) {
+    for _ in 0..5 {
+        bench.submit(bench.new_job()).await;
+    }
+    let of = |claimant: usize, places: usize| Demand {
+        claimant,
+        ..demand("work", places)
+    };
+    let entries = vec![bench.new_job().job_type("new").entry_for(2)];
+    let mut group = bench.group(entries, vec![of(0, 1), of(2, 2), of(1, 1)]);
+    let minute = Duration::from_secs(60);
+    for worker_id in ["one", "two"] {
+        group.claimants.push(ClaimTerms {
+            worker_id: worker_id.to_owned(),
+            heard_at: bench.now(),
+            lease_until: bench.now().after(minute),
+            term: Some(minute),
+        });
+    }
+    let claimed = bench.commit_group(group).await.claimed;
+    // What is handed over comes first, then the lane in the order of the demand.
+    let claimants: Vec<usize> = claimed.iter().map(|one| one.claimant).collect();
+    assert_eq!(claimants, [2, 0, 2, 2, 1]);
+    let ids: Vec<_> = claimed[1..].iter().map(|one| one.job.key.id).collect();
+    assert!(ids.is_sorted(), "in the order of the lane");
+    for one in &claimed {
+        let (worker_id, term) = match one.claimant {
+            0 => ("worker", None),
+            1 => ("one", Some(minute)),
+            _ => ("two", Some(minute)),
+        };
+        let job = bench.get(&one.job.key).await.job;
+        assert_eq!(job.detail.worker_id, worker_id);
+        assert_eq!(job.detail.remote_lease.map(|lease| lease.term), term);
+        let holds = term.unwrap_or(Duration::from_secs(15));
+        assert_eq!(job.lease_expires_at, Some(bench.now().after(holds)));
+    }
+    assert_eq!(bench.claim(10).await.len(), 1);
 }

@@ -62,6 +62,7 @@ macro_rules! contract {
             claims::a_handed_over_job_is_claimed_in_the_commit_that_stores_it,
             claims::a_claim_brings_input_and_checkpoint,
             claims::a_retry_waits_behind_what_was_there_before_it,
+            claims::several_claimants_share_a_lane_each_on_its_own_terms,
             payloads::payloads_come_back_byte_by_byte,
             payloads::a_mebibyte_goes_in_and_out,
             payloads::labels_keys_and_errors_keep_every_character,
