@@ -39,10 +39,12 @@ impl WorkerService for Workers {
         request: Request<pb::LeaseRequest>,
     ) -> Result<Response<pb::LeaseResponse>, Status> {
         let request = work_request(opened(request)?)?;
+        // A byte of it may take eight in a token.
+        let beside = LEASED_JOB_BYTES + 8 * request.worker_id.len();
         let mut bytes = 0;
         let fits = |snapshot: &JobSnapshot| {
             let first = bytes == 0;
-            bytes += wire::to_job(snapshot.clone()).encoded_len() + LEASED_JOB_BYTES;
+            bytes += wire::to_job(snapshot.clone()).encoded_len() + beside;
             // The first one goes by itself, whatever it is: its payloads have bounds of their own.
             first || bytes <= PAGE_BYTES_MAX
         };

@@ -1,6 +1,6 @@
 //! Workers of other programs that wait for work: what each asks for, and how it gets it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,13 +8,17 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 
 use crate::job::limits::LEASE;
-use crate::job::name::Lane;
+use crate::job::name::{Lane, Name};
 use crate::job::time::Timestamp;
 use crate::job::{Change, Outcome};
 use crate::queue::lease::Lease;
 use crate::queue::schedule::{Offer, Schedule, Wanted};
 use crate::queue::writer::{Handed, Pool};
 use crate::store::{ClaimTerms, Entry};
+
+/// Jobs that polls are offered in one round. Chosen: a commit with them is short, and what an attempt needs of
+/// all of them has room in memory.
+const OFFERED_MAX: usize = 64;
 
 /// Polls that are kept although their callers may have gone. Chosen: forgetting looks at all of them.
 const KEPT_MIN: usize = 8;
@@ -35,6 +39,10 @@ pub(super) struct Poll {
 #[derive(Default)]
 pub(super) struct Polls {
     waiting: Vec<Waiting>,
+    /// The places in `waiting` of those who ask for a type; `None` where somebody came or went since.
+    by_type: Option<HashMap<Name, Vec<usize>>>,
+    /// Places that this round has not offered yet, of all of them.
+    free: usize,
     /// How many there were when those who had gone were last forgotten.
     kept: usize,
 }
@@ -46,6 +54,11 @@ struct Waiting {
 }
 
 impl Waiting {
+    /// Whether it has a place left for a new job of a lane.
+    fn takes(&self, lane: &Lane) -> bool {
+        self.left > 0 && self.poll.wanted.has(lane)
+    }
+
     fn has_gone(&self) -> bool {
         self.poll.reply.is_closed()
     }
@@ -59,45 +72,77 @@ impl Polls {
             self.kept = self.waiting.len();
         }
         self.waiting.push(Waiting { poll, left: 0 });
+        self.by_type = None;
     }
 
-    /// Who claims in this round, the pool first.
-    pub(super) fn claimants(&self, pool: Option<&Pool>, now: Timestamp) -> Vec<ClaimTerms> {
-        let of_pool = ClaimTerms {
-            worker_id: pool.map_or_else(String::new, |pool| pool.worker_id.clone()),
-            heard_at: now,
-            lease_until: now.after(LEASE),
-            term: None,
+    /// Who claims in this round, each at its number.
+    pub(super) fn claimants(
+        &self,
+        pool: Option<&Pool>,
+        offer: &Offer,
+        now: Timestamp,
+    ) -> BTreeMap<usize, ClaimTerms> {
+        let terms = |claimant: usize| {
+            let poll = claimant.checked_sub(1).and_then(|at| self.waiting.get(at));
+            match poll {
+                Some(Waiting { poll, .. }) => ClaimTerms {
+                    worker_id: poll.worker_id.clone(),
+                    heard_at: now,
+                    lease_until: now.after(poll.term),
+                    term: Some(poll.term),
+                },
+                None => ClaimTerms {
+                    worker_id: pool.map_or_else(String::new, |pool| pool.worker_id.clone()),
+                    heard_at: now,
+                    lease_until: now.after(LEASE),
+                    term: None,
+                },
+            }
         };
-        let of_polls = self.waiting.iter().map(|Waiting { poll, .. }| ClaimTerms {
-            worker_id: poll.worker_id.clone(),
-            heard_at: now,
-            lease_until: now.after(poll.term),
-            term: Some(poll.term),
-        });
-        std::iter::once(of_pool).chain(of_polls).collect()
+        let claimants = offer.claimants();
+        claimants
+            .map(|claimant| (claimant, terms(claimant)))
+            .collect()
     }
 
     /// Begins a round: offers them what waits, a job each in turn.
     pub(super) fn take_part(&mut self, schedule: &mut Schedule, offer: &mut Offer, now: Timestamp) {
+        let before = self.waiting.len();
         self.waiting.retain(|waiting| !waiting.has_gone());
-        for waiting in &mut self.waiting {
-            waiting.left = waiting.poll.places;
+        if self.waiting.len() < before {
+            self.by_type = None;
         }
-        let mut hungry: Vec<usize> = (0..self.waiting.len()).collect();
+        self.free = 0;
+        for waiting in &mut self.waiting {
+            waiting.left = waiting.poll.places.min(OFFERED_MAX);
+            self.free += waiting.left;
+        }
+        let mut offered = 0;
+        let mut hungry: Vec<usize> = if schedule.anything_waits() {
+            (0..self.waiting.len()).collect()
+        } else {
+            Vec::new()
+        };
         while !hungry.is_empty() {
             hungry.retain(|index| {
                 let Waiting { poll, left } = &mut self.waiting[*index];
-                let served = schedule.offer_to(&poll.wanted, index + 1, offer, now);
+                let served =
+                    offered < OFFERED_MAX && schedule.offer_to(&poll.wanted, index + 1, offer, now);
                 *left -= usize::from(served);
+                offered += usize::from(served);
                 served && *left > 0
             });
+        }
+        self.free -= offered;
+        if offered == OFFERED_MAX {
+            // More may wait: nobody who comes now may be handed a job before it.
+            self.free = 0;
         }
     }
 
     /// Whether anybody has a place left in this round.
     pub(super) fn any_free(&self) -> bool {
-        self.waiting.iter().any(|waiting| waiting.left > 0)
+        self.free > 0
     }
 
     /// Who takes a new job of a lane in the commit that stores it.
@@ -108,11 +153,17 @@ impl Polls {
         offer: &mut Offer,
         now: Timestamp,
     ) -> Option<usize> {
-        let mut waiting = self.waiting.iter();
-        let index = waiting.position(|one| one.left > 0 && one.poll.wanted.has(lane))?;
+        if self.free == 0 {
+            return None;
+        }
+        let waiting = &mut self.waiting;
+        let by_type = self.by_type.get_or_insert_with(|| index(waiting));
+        let mut asking = by_type.get(&lane.job_type)?.iter();
+        let index = *asking.find(|at| waiting[**at].takes(lane))?;
         let claimant = index + 1;
         let takes = schedule.hand_over_to(lane, claimant, offer, now);
-        self.waiting[index].left -= usize::from(takes);
+        waiting[index].left -= usize::from(takes);
+        self.free -= usize::from(takes);
         takes.then_some(claimant)
     }
 
@@ -125,6 +176,7 @@ impl Polls {
         if claimed.is_empty() {
             return;
         }
+        self.by_type = None;
         let waiting = mem::take(&mut self.waiting);
         for (index, waiting) in waiting.into_iter().enumerate() {
             match claimed.remove(&(index + 1)) {
@@ -137,6 +189,16 @@ impl Polls {
             }
         }
     }
+}
+
+fn index(waiting: &[Waiting]) -> HashMap<Name, Vec<usize>> {
+    let mut by_type: HashMap<Name, Vec<usize>> = HashMap::new();
+    for (at, Waiting { poll, .. }) in waiting.iter().enumerate() {
+        for job_type in &poll.wanted.types {
+            by_type.entry(job_type.clone()).or_default().push(at);
+        }
+    }
+    by_type
 }
 
 /// Claimed jobs on their way to a worker. Those that nobody takes out go back, uncharged.
@@ -180,6 +242,11 @@ impl Unclaimed {
         }
         self.lock().extend(leases);
         self.changed.notify_one();
+    }
+
+    /// Their hand-back could not be stored: it is tried again when the writer looks.
+    pub(super) fn put_back(&self, lease: Lease) {
+        self.lock().push(lease);
     }
 
     /// The changes that hand them back.

@@ -20,6 +20,7 @@ use crate::job::time::Timestamp;
 use crate::job::{Change, JobState};
 use crate::queue::Shared;
 use crate::queue::attempts::StopSignal;
+use crate::queue::lease::Lease;
 use crate::queue::places::Places;
 use crate::queue::polls::{Poll, Polls};
 use crate::queue::progress::{Addressed, ProgressGate};
@@ -300,7 +301,7 @@ impl Writer {
         let group = Group {
             entries,
             demand: offer.demand(),
-            claimants: self.polls.claimants(pool, clock.steady()),
+            claimants: self.polls.claimants(pool, &offer, clock.steady()),
             room,
             key_limits: Arc::clone(&self.key_limits),
             now: clock.now(),
@@ -334,11 +335,26 @@ impl Writer {
                     self.look_again_at = Some(now.after(CLAIM_RETRY));
                 }
                 for entry in held {
-                    self.gate.take_back(entry, now);
+                    self.take_back(entry, now);
                 }
                 answer(batch.replies, &mut [], Some(&to_caller));
                 unless_failed(error)
             }
+        }
+    }
+
+    /// What nobody asked for comes again: progress that was held, and what is handed back for those who have
+    /// gone.
+    fn take_back(&mut self, entry: Entry, now: Timestamp) {
+        match entry {
+            Entry::Change {
+                key,
+                change: Change::Finish { attempt, .. },
+            } => {
+                self.shared.unclaimed.put_back(Lease { key, attempt });
+                self.look_again_at = Some(now.after(CLAIM_RETRY));
+            }
+            entry => self.gate.take_back(entry, now),
         }
     }
 

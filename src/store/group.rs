@@ -22,8 +22,8 @@ pub struct Group {
     /// How many jobs of a queue may run at once that share a concurrency key; queues that are not named
     /// have the default of one.
     pub key_limits: Arc<BTreeMap<Name, usize>>,
-    /// Who claims, and until when the leases hold.
-    pub claimants: Vec<ClaimTerms>,
+    /// Who claims, by the numbers that they have in this group, and until when the leases hold.
+    pub claimants: BTreeMap<usize, ClaimTerms>,
     /// The time of every event in the group.
     pub now: Timestamp,
 }
@@ -100,7 +100,7 @@ impl WaitingRoom {
 /// Free places for the jobs of one lane.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Demand {
-    /// Which claimant, counted from 0.
+    /// Which claimant.
     pub claimant: usize,
     /// Where to claim.
     pub lane: Lane,

@@ -45,12 +45,16 @@ async fn fill(dir: &Path, specs: impl IntoIterator<Item = JobSpec>) -> Vec<Strin
         demand: vec![],
         room: HashMap::new(),
         key_limits: Arc::default(),
-        claimants: vec![ClaimTerms {
-            worker_id: String::new(),
-            heard_at: clock.steady(),
-            lease_until: clock.steady(),
-            term: None,
-        }],
+        claimants: [(
+            0,
+            ClaimTerms {
+                worker_id: String::new(),
+                heard_at: clock.steady(),
+                lease_until: clock.steady(),
+                term: None,
+            },
+        )]
+        .into(),
         now: clock.now(),
     };
     store.commit(group).await.expect("stored");

@@ -188,12 +188,16 @@ fn group(entries: Vec<Entry>, clocks: &Clocks) -> Group {
     Group {
         entries,
         demand: vec![],
-        claimants: vec![ClaimTerms {
-            worker_id: "w".to_owned(),
-            heard_at: clocks.steady(),
-            lease_until: clocks.steady().after(LEASE),
-            term: None,
-        }],
+        claimants: [(
+            0,
+            ClaimTerms {
+                worker_id: "w".to_owned(),
+                heard_at: clocks.steady(),
+                lease_until: clocks.steady().after(LEASE),
+                term: None,
+            },
+        )]
+        .into(),
         room: Default::default(),
         key_limits: Arc::default(),
         now: clocks.now(),

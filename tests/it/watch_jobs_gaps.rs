@@ -376,12 +376,16 @@ async fn a_watch_by_batch_ends_with_its_last_job() {
         demand: Vec::new(),
         room: Default::default(),
         key_limits: Arc::default(),
-        claimants: vec![ClaimTerms {
-            worker_id: String::new(),
-            heard_at: Timestamp::default(),
-            lease_until: Timestamp::default(),
-            term: None,
-        }],
+        claimants: [(
+            0,
+            ClaimTerms {
+                worker_id: String::new(),
+                heard_at: Timestamp::default(),
+                lease_until: Timestamp::default(),
+                term: None,
+            },
+        )]
+        .into(),
         now: Timestamp::default(),
     };
     store.commit(group).await.expect("stored");

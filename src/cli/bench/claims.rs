@@ -218,12 +218,16 @@ impl Bench {
         let group = Group {
             entries,
             demand,
-            claimants: vec![ClaimTerms {
-                worker_id: "bench".to_owned(),
-                heard_at: self.clock.steady(),
-                lease_until: self.clock.steady().after(LEASE),
-                term: None,
-            }],
+            claimants: [(
+                0,
+                ClaimTerms {
+                    worker_id: "bench".to_owned(),
+                    heard_at: self.clock.steady(),
+                    lease_until: self.clock.steady().after(LEASE),
+                    term: None,
+                },
+            )]
+            .into(),
             room: Default::default(),
             key_limits: Arc::default(),
             now: self.clock.now(),

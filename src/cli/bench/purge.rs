@@ -91,12 +91,16 @@ async fn filled(
         let group = Group {
             entries: entries.collect(),
             demand: Vec::new(),
-            claimants: vec![ClaimTerms {
-                worker_id: "bench".to_owned(),
-                heard_at: clock.steady(),
-                lease_until: clock.steady().after(LEASE),
-                term: None,
-            }],
+            claimants: [(
+                0,
+                ClaimTerms {
+                    worker_id: "bench".to_owned(),
+                    heard_at: clock.steady(),
+                    lease_until: clock.steady().after(LEASE),
+                    term: None,
+                },
+            )]
+            .into(),
             room: Default::default(),
             key_limits: Arc::default(),
             now: clock.now(),

@@ -38,6 +38,8 @@ struct Held {
     interval: Duration,
     /// Until when the lease was asked to hold, of what was passed on.
     renewed_until: Timestamp,
+    /// How long after a renewal the next one has to go, whatever is held back.
+    renew_after: Duration,
     /// The newest numbered report that was stored, or is held back whole.
     reported: i64,
     /// When its last progress was stored.
@@ -170,7 +172,7 @@ impl ProgressGate {
     /// be longer than a lease.
     fn must_renew(&self, key: &JobKey, lease_until: Timestamp) -> bool {
         let held = self.jobs.get(key);
-        held.is_some_and(|held| lease_until.since(held.renewed_until) >= LEASE_HEARTBEAT)
+        held.is_some_and(|held| lease_until.since(held.renewed_until) >= held.renew_after)
     }
 
     /// Adds what is due to the end of a group.
@@ -231,11 +233,14 @@ impl ProgressGate {
             attempt: job.attempt,
             interval,
             renewed_until,
+            renew_after: LEASE_HEARTBEAT,
             reported: 0,
             stored_at: None,
             newest: None,
         });
-        let reported = job.detail.remote_lease.map_or(0, |lease| lease.last_report);
+        let remote = job.detail.remote_lease;
+        let reported = remote.map_or(0, |lease| lease.last_report);
+        held.renew_after = remote.map_or(LEASE_HEARTBEAT, |lease| lease.term / 3);
         held.reported = if held.attempt == job.attempt {
             held.reported.max(reported)
         } else {

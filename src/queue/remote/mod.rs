@@ -27,7 +27,7 @@ use crate::queue::schedule::Wanted;
 use crate::queue::settings::SettingChange;
 use crate::queue::writer::{Answer, Request};
 use crate::queue::{Handed, JobQueue, Lease};
-use crate::store::{AttemptTimer, Entry, View};
+use crate::store::{AttemptTimer, Entry, ReadError, StoreError, View};
 
 /// What a worker asks for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -157,13 +157,13 @@ impl JobQueue {
         let holder = self.holder(tenant, "lease_token", token)?;
         let bytes = reports.iter().map(report_bytes).sum();
         let tells = !reports.is_empty();
-        let entry = self.renewal(&holder, number, reports);
-        let answer = self.change_one(entry, bytes).await?;
-        let standing = self.standing(&holder, answer).await?;
         if tells {
+            // It is not silent, whether or not there is room for what it tells.
             self.shared.attempts.hear(&holder.lease);
         }
-        Ok(standing)
+        let entry = self.renewal(&holder, number, reports);
+        let answer = self.change_one(entry, bytes).await?;
+        self.standing(&holder, answer).await
     }
 
     /// Renews leases. Answers each in order; `None` for one that is lost.
@@ -248,12 +248,20 @@ impl JobQueue {
         let before = Timestamp::from_micros(i64::MAX);
         let all = store.attempts_due(AttemptTimer::Lease, before, usize::MAX);
         let all = all.await?;
+        let mut all_stored = Ok(());
         for group in all.chunks(GROUP) {
             let mut entries = Vec::with_capacity(group.len());
             let mut remote = Vec::new();
             for (key, attempt) in group {
-                let found = store.job(key, View::Basic).await?;
-                let job = found.map(|found| found.job);
+                let job = match store.job(key, View::Basic).await {
+                    Ok(found) => found.map(|found| found.job),
+                    // Its row is damaged: whoever asks for it is told so, and nobody else.
+                    Err(ReadError::Store(StoreError::Internal(cause))) => {
+                        tracing::error!(job = %key.id, cause, "an attempt cannot be read");
+                        None
+                    }
+                    Err(error) => return Err(error.into()),
+                };
                 let term = job.as_ref().and_then(|job| job.detail.remote_lease);
                 let (attempt, now) = (*attempt, self.shared.clock.steady());
                 let change = match (job, term) {
@@ -272,14 +280,18 @@ impl JobQueue {
                 let key = key.clone();
                 entries.push(Entry::Change { key, change });
             }
-            self.change(entries, 0).await?;
+            let stored = self.change(entries, 0).await;
+            all_stored = all_stored.and(stored.map(drop));
+            // Whatever was stored: their workers go on.
             for job in remote {
                 let now = self.shared.clock.steady();
-                let stop = self.shared.attempts.begin(&job, now);
+                let attempts = &self.shared.attempts;
+                let stop = attempts.begin(&job, now);
+                attempts.committed(&job, now);
                 self.watch_over(job, stop);
             }
         }
-        Ok(())
+        all_stored
     }
 
     /// What came for a poll before its time was over, and whether it ended because the server does.
@@ -383,9 +395,15 @@ impl JobQueue {
             }
             None => None,
         };
+        let clock = &self.shared.clock;
+        // Where what it told is held back, its lease was renewed within the last third of its term.
+        let holds_for = match job.as_ref().and_then(|job| job.lease_expires_at) {
+            Some(ends) => ends.since(clock.steady()),
+            None => holder.term * 2 / 3,
+        };
         let cancelling = job.filter(|job| job.state == JobState::Cancelling);
         Ok(LeaseStanding {
-            expires_at: self.shared.clock.now().after(holder.term),
+            expires_at: clock.now().after(holds_for),
             cancel: cancelling.map(|job| job.detail.cancel_reason.clone()),
         })
     }

@@ -105,6 +105,8 @@ pub(super) struct Offer {
     /// Of each lane, and for whom.
     demand: BTreeMap<(Lane, usize), usize>,
     hand_overs: Vec<(Lane, usize)>,
+    /// How many jobs of each lane in demand, whoever they are for.
+    of_lanes: HashMap<Lane, usize>,
     /// How many of each queue.
     starts: HashMap<Name, usize>,
     /// Lanes of which all that waits is offered.
@@ -128,10 +130,12 @@ impl Offer {
             .collect()
     }
 
-    /// How many jobs of a lane are offered, whoever they are offered to.
-    fn of_lane(&self, lane: &Lane) -> usize {
-        let all = (lane.clone(), 0)..=(lane.clone(), usize::MAX);
-        self.demand.range(all).map(|(_, places)| places).sum()
+    /// Who may claim something.
+    pub(super) fn claimants(&self) -> impl Iterator<Item = usize> {
+        let of_demand = self.demand.keys();
+        of_demand
+            .chain(&self.hand_overs)
+            .map(|(_, claimant)| *claimant)
     }
 
     fn add_start(&mut self, lane: &Lane) {
@@ -228,6 +232,11 @@ impl Schedule {
             self.timers.remove(&(at, queue.clone()));
             self.open(&queue);
         }
+    }
+
+    /// Whether any job waits that could be claimed, were there room for it.
+    pub(super) fn anything_waits(&self) -> bool {
+        !self.lanes.is_empty()
     }
 
     /// Takes free places for what waits, until no place is left or nothing that could be started.
@@ -449,7 +458,9 @@ impl Schedule {
     fn serve(&mut self, lane: Lane, claimant: usize, turn_of: &Name, offer: &mut Offer) {
         offer.add_start(&lane);
         *offer.demand.entry((lane.clone(), claimant)).or_default() += 1;
-        let offered = offer.of_lane(&lane);
+        let offered = offer.of_lanes.entry(lane.clone()).or_default();
+        *offered += 1;
+        let offered = *offered;
         self.unlist(&lane);
         let weight = self.weight_of(&lane.tenant);
         let end = self.next_turn();

@@ -128,8 +128,9 @@ impl<'a> KnownTypes<'a> {
 
     /// Those that are spelled most like it.
     fn nearest(self, tenant: &Name, name: &str) -> Vec<Name> {
-        let live = self.lock();
-        let all = self.configured.keys().chain(live.leased_by(tenant));
+        // Copied: the writer takes this lock as well.
+        let leased: Vec<Name> = self.lock().leased_by(tenant).cloned().collect();
+        let all = self.configured.keys().chain(&leased);
         let distance = |known: &Name| strsim::damerau_levenshtein(name, known.as_str());
         let mut near: Vec<(usize, &Name)> = all.map(|known| (distance(known), known)).collect();
         near.sort();

@@ -10,6 +10,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use crate::job::limits::PAGE_BYTES_MAX;
 use crate::job::name::{ConcurrencyKey, JobKey, Lane, Name};
 use crate::job::payload::Payload;
 use crate::job::segment::SegmentBuilder;
@@ -28,6 +29,9 @@ pub(super) const BESIDE_BYTES_MAX: usize = 4 * 1024;
 /// Payloads of a job that is over which are passed to its watchers; larger ones they read themselves.
 /// Bytes. Chosen: what a watch may hold of what it heard anyway.
 const END_BYTES_MAX: usize = 64 * 1024;
+
+/// What a job is beside its payloads, in the answer to whoever claims it. Bytes. Chosen: most are smaller.
+const CLAIMED_BYTES: usize = 2 * 1024;
 
 /// What the backend has read for a group.
 #[derive(Debug, Default)]
@@ -59,6 +63,14 @@ pub(super) struct Candidate {
     pub(super) job: Arc<Job>,
     /// What an attempt needs; `None` where it was only read to be set aside.
     pub(super) payloads: Option<Payloads>,
+}
+
+impl Candidate {
+    /// About how large it is for whoever claims it.
+    fn bytes(&self) -> usize {
+        let payloads = self.payloads.as_ref().map_or(0, Payloads::bytes);
+        payloads + CLAIMED_BYTES
+    }
 }
 
 /// Tenant, type and unique key.
@@ -169,7 +181,7 @@ struct Planner<'a> {
     index: HashMap<JobKey, usize>,
     /// Indexes of claimed jobs, in the order of their claims.
     claims: Vec<usize>,
-    claimants: Vec<ClaimTerms>,
+    claimants: BTreeMap<usize, ClaimTerms>,
     room: HashMap<Name, WaitingRoom>,
     gate: KeyGate<'a>,
     /// Concurrency keys of jobs that wait and could be claimed now.
@@ -313,12 +325,21 @@ impl Planner<'_> {
             let of_lane = places.entry(lane).or_default();
             of_lane.extend((*wanted > 0).then_some((*claimant, *wanted)));
         }
+        // What each was given of the lanes. Bytes.
+        let mut given: HashMap<usize, usize> = HashMap::new();
         let mut left_for_next = HashSet::new();
         for candidate in candidates {
             let lane = candidate.job.lane();
             let Some(of_lane) = places.get_mut(&lane) else {
                 continue;
             };
+            // What does not go into the answer of one goes to the next.
+            let bytes = candidate.bytes();
+            while let Some((claimant, _)) = of_lane.front()
+                && self.is_full(*claimant, given.get(claimant), bytes)
+            {
+                of_lane.pop_front();
+            }
             let Some((claimant, left)) = of_lane.front_mut() else {
                 continue;
             };
@@ -340,6 +361,7 @@ impl Planner<'_> {
                 (Room::Free, Some(payloads)) => {
                     let index = self.add(Arc::unwrap_or_clone(job), small(&payloads));
                     if self.claim_one(index, *claimant, payloads) {
+                        *given.entry(*claimant).or_default() += bytes;
                         *left -= 1;
                         if *left == 0 {
                             of_lane.pop_front();
@@ -358,9 +380,17 @@ impl Planner<'_> {
         }
     }
 
+    /// Whether a claimant that is another program has no room in its answer for so many bytes more; the first
+    /// job always goes.
+    fn is_full(&self, claimant: usize, given: Option<&usize>, bytes: usize) -> bool {
+        let terms = self.claimants.get(&claimant);
+        let is_remote = terms.is_some_and(|terms| terms.term.is_some());
+        is_remote && given.is_some_and(|given| given + bytes > PAGE_BYTES_MAX)
+    }
+
     /// Claims a job. Answers whether it did.
     fn claim_one(&mut self, index: usize, claimant: usize, payloads: Payloads) -> bool {
-        let Some(terms) = self.claimants.get(claimant).cloned() else {
+        let Some(terms) = self.claimants.get(&claimant).cloned() else {
             return false;
         };
         let claim = Change::Claim {

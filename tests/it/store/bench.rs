@@ -194,12 +194,16 @@ impl Bench {
         Group {
             entries,
             demand,
-            claimants: vec![ClaimTerms {
-                worker_id: "worker".to_owned(),
-                heard_at: self.now(),
-                lease_until: self.now().after(Duration::from_secs(15)),
-                term: None,
-            }],
+            claimants: [(
+                0,
+                ClaimTerms {
+                    worker_id: "worker".to_owned(),
+                    heard_at: self.now(),
+                    lease_until: self.now().after(Duration::from_secs(15)),
+                    term: None,
+                },
+            )]
+            .into(),
             room: HashMap::new(),
             key_limits: self.key_limits.lock().expect("no panic").clone(),
             now: self.now(),

@@ -156,13 +156,14 @@ pub(crate) async fn several_claimants_share_a_lane_each_on_its_own_terms(bench: 
     let entries = vec![bench.new_job().job_type("new").entry_for(2)];
     let mut group = bench.group(entries, vec![of(0, 1), of(2, 2), of(1, 1)]);
     let minute = Duration::from_secs(60);
-    for worker_id in ["one", "two"] {
-        group.claimants.push(ClaimTerms {
+    for (number, worker_id) in [(1, "one"), (2, "two")] {
+        let terms = ClaimTerms {
             worker_id: worker_id.to_owned(),
             heard_at: bench.now(),
             lease_until: bench.now().after(minute),
             term: Some(minute),
-        });
+        };
+        group.claimants.insert(number, terms);
     }
     let claimed = bench.commit_group(group).await.claimed;
     // What is handed over comes first, then the lane in the order of the demand.

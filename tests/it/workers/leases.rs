@@ -218,3 +218,48 @@ async fn a_claim_whose_caller_went_away_is_handed_back() {
     assert_eq!(scene.lease(at_once(1)).await, []);
     scene.stop().await;
 }
+
+/// Goal: progress that is held back for its interval renews a short lease all the same. Method: progress
+/// alone, every third of the shortest term, of a type whose interval is longer than that.
+#[tokio::test]
+async fn progress_that_is_held_back_renews_a_short_lease() {
+    let dir = folder();
+    let clock = TestClock::new();
+    let setup = Setup::on(dir.path()).clock(Arc::new(clock.clone()));
+    let setup = setup.config(|config| {
+        let settings = TypeSettings {
+            progress_interval: Duration::from_secs(60),
+            ..TypeSettings::default()
+        };
+        let of_workers = JobType {
+            settings,
+            command: None,
+        };
+        config.job_types.insert(Name::of("work"), of_workers);
+    });
+    let scene = Scene::new(setup).await;
+    scene.submit().await;
+    let request = pb::LeaseRequest {
+        lease: Some(seconds(5)),
+        ..lease_request(1)
+    };
+    let leased = scene.lease(request).await.remove(0);
+    for step in 0..10 {
+        let progress = pb::Progress {
+            fraction: Some(f64::from(step) / 10.0),
+            ..pb::Progress::default()
+        };
+        let report = pb::ReportRequest {
+            events: vec![pb::WorkerEvent {
+                event: Some(pb::worker_event::Event::Progress(progress)),
+            }],
+            ..heartbeat(&leased.lease_token)
+        };
+        scene.report(report).await.expect("it holds the lease");
+        clock.pass(Duration::from_millis(1_700));
+        let queue = &scene.server.queue;
+        let swept = queue.sweep_leases(clock.steady()).await;
+        assert_eq!(swept.expect("swept"), 0, "step {step}");
+    }
+    scene.stop().await;
+}

@@ -7,6 +7,7 @@ mod life;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pacenote::config::{JobType, TypeSettings};
 use pacenote::job::name::Name;
 use pacenote::job::time::Clock;
 use pacenote::pb;
