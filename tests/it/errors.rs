@@ -19,8 +19,8 @@ use crate::harness::{
 use crate::life::key;
 use crate::workers::Scene;
 
-/// The rows of the table under a heading: the reason, and what stands in its second column.
-fn table(heading: &str) -> BTreeMap<String, String> {
+/// The rows of the table under a heading: the reason, and what stands in its other columns.
+pub(crate) fn rows(heading: &str) -> BTreeMap<String, Vec<String>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/errors.md");
     let page = std::fs::read_to_string(path).expect("the page");
     let (_, rest) = page.split_once(heading).expect("the heading");
@@ -28,10 +28,17 @@ fn table(heading: &str) -> BTreeMap<String, String> {
     part.lines()
         .filter_map(|line| line.strip_prefix("| `"))
         .map(|row| {
-            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
-            let reason = cells[0].trim_end_matches('`').to_owned();
-            (reason, cells[1].trim_matches('`').to_owned())
+            let mut cells = row.split('|').map(str::trim);
+            let reason = cells.next().unwrap_or_default().trim_end_matches('`');
+            (reason.to_owned(), cells.map(str::to_owned).collect())
         })
+        .collect()
+}
+
+/// The rows of the table under a heading: the reason, and what stands in its second column.
+fn table(heading: &str) -> BTreeMap<String, String> {
+    let rows = rows(heading).into_iter();
+    rows.map(|(reason, cells)| (reason, cells[0].trim_matches('`').to_owned()))
         .collect()
 }
 

@@ -9,6 +9,7 @@ mod crash;
 mod damaged;
 mod drain;
 mod errors;
+mod errors_jobs;
 mod errors_malformed;
 mod errors_store;
 mod fronted;

@@ -30,7 +30,7 @@ type WorkerClient = WorkerServiceClient<Channel>;
 
 /// A server, and a worker of another program that has leased for the type `work` once.
 pub(crate) struct Scene {
-    server: TestServer,
+    pub(crate) server: TestServer,
     worker: WorkerClient,
 }
 
@@ -60,7 +60,7 @@ impl Scene {
     }
 
     /// One job that waits already, or comes soon.
-    async fn lease_one(&self) -> pb::LeasedJob {
+    pub(crate) async fn lease_one(&self) -> pb::LeasedJob {
         let mut leased = self.lease(lease_request(1)).await;
         assert_eq!(leased.len(), 1);
         leased.remove(0)
