@@ -551,7 +551,7 @@ fn the_example_is_right_and_lists_every_key_of_the_parser() {
     use crate::config::key::KEYS;
     use crate::config::queue::{QUEUE_KEYS, TENANT_KEYS};
     let file = parse(EXAMPLE).expect("the example is right");
-    assert_eq!(file.job_types.len(), 3);
+    assert_eq!(file.job_types.len(), 4);
     let lists = |key: &str| {
         let entry = format!("{key} = ");
         EXAMPLE
