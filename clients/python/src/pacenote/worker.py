@@ -1,0 +1,357 @@
+"""Does jobs: leases them, runs a handler for each in a thread of its own, and tells how it goes.
+
+It promises that what a handler tells is stored once and in order, however often the connection breaks, and that
+nothing is told of a job that has gone to somebody else. It does not stop a thread: a handler has to look at
+`Attempt.cancelled` and `Attempt.lost`. An attempt may run twice: the job id is the key for side effects.
+"""
+
+import logging
+import os
+import socket
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import grpc
+from google.protobuf.json_format import ParseDict
+from google.protobuf.struct_pb2 import Struct
+
+from pacenote.client import CALL_SECONDS, TRANSIENT, Backoff, call, from_payload, to_payload
+from pacenote.v1 import worker_service_pb2 as api
+from pacenote.v1.job_pb2 import Job, JobError, LogLine, OutputChunk, Payload, Progress
+from pacenote.v1.worker_service_pb2_grpc import WorkerServiceStub
+
+LOG = logging.getLogger(__name__)
+LOST = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND)
+# In characters, of at most 4 bytes each: a chunk may have 1 MiB. Chosen: what a watch sends at once.
+CHUNK = 65_536
+# What a drain takes beyond its grace where the server does not answer. Chosen.
+HAND_BACK_SECONDS = 5.0
+# How long a drain waits for work that may be on its way. Chosen: where work waits, it comes in milliseconds.
+ON_ITS_WAY_SECONDS = 0.5
+
+
+class Fail(Exception):
+    """Raised by a handler: the attempt has failed. `reason` is UPPER_SNAKE_CASE and stable."""
+
+    def __init__(self, reason: str, message: str = "", retryable: bool = False) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason, self.message, self.retryable = reason, message, retryable
+
+
+class Retry(Exception):
+    """Raised by a handler: the attempt has failed, and the next one is due after `delay` seconds."""
+
+    def __init__(self, delay: float, message: str = "", reason: str = "HANDLER_ERROR") -> None:
+        super().__init__(message)
+        self.delay, self.message, self.reason = timedelta(seconds=delay), message, reason
+
+
+class Snooze(Exception):
+    """Raised by a handler: the job goes on after `delay` seconds, in another attempt. Charges nothing."""
+
+    def __init__(self, delay: float) -> None:
+        super().__init__(f"for {delay} s")
+        self.delay = timedelta(seconds=delay)
+
+
+class LeaseLost(Exception):
+    """The job is not this worker's any more. Raised by what an attempt tells; a handler lets it pass."""
+
+
+class Attempt:
+    """What a handler gets. Whatever it tells returns once it was taken in, and waits for a server that is away."""
+
+    def __init__(self, stub: WorkerServiceStub, leased: api.LeasedJob, draining: threading.Event) -> None:
+        self.job: Job = leased.job
+        self.input: Any = from_payload(leased.job.input)
+        self.last_checkpoint: Any = from_payload(leased.job.checkpoint)
+        """Of the attempts before; None where there is none."""
+        self.cancelled = threading.Event()
+        """Somebody asked the job to stop: end, however. Heard with every report and heartbeat."""
+        self.cancel_reason = ""
+        self.lost = threading.Event()
+        """The lease is lost, or was given back: end. Nothing is told any more."""
+        self.draining = draining
+        """The worker stops: what does not end within its grace is handed back."""
+        self.lease_token: str = leased.lease_token
+        self.has_ended = False
+        self._stub, self._number, self._in_order = stub, 0, threading.Lock()
+
+    def progress(self, fraction: float | None = None, **fields: Any) -> None:
+        """How far it has come, 0 to 1; or any other fields of `Progress`: completed_units, total_units, unit, …"""
+        self._tell(api.WorkerEvent(progress=Progress(fraction=fraction, **fields)))
+
+    def output(self, text: str | bytes, stream: str = "stdout") -> None:
+        """Partial output, of any length."""
+        for start in range(0, len(text), CHUNK):
+            part = text[start : start + CHUNK]
+            chunk = Payload(text=part) if isinstance(part, str) else Payload(data=part)
+            self._tell(api.WorkerEvent(output=OutputChunk(stream=stream, chunk=chunk)))
+
+    def log(self, message: str, level: str = "INFO", **fields: Any) -> None:
+        """A line for people. `level` is DEBUG, INFO, WARN or ERROR."""
+        line = LogLine(level=f"LEVEL_{level}", message=message, fields=ParseDict(fields, Struct()))
+        self._tell(api.WorkerEvent(log=line))
+
+    def checkpoint(self, value: Any) -> None:
+        """Where the next attempt could go on, as `to_payload` takes it; kept once this returns."""
+        self._tell(checkpoint=to_payload(value))
+
+    def hear(self, standing: api.ReportResponse | api.LeaseStatus) -> None:
+        """Takes note of how the lease stands."""
+        if standing.cancel_requested:
+            self.cancel_reason = standing.cancel_reason
+            self.cancelled.set()
+
+    def _tell(self, *events: api.WorkerEvent, checkpoint: Payload | None = None) -> None:
+        # One at a time: a number that comes after a higher one is taken for one that came before.
+        with self._in_order:
+            self._number += 1
+            request = api.ReportRequest(
+                lease_token=self.lease_token, events=events, report_number=self._number, checkpoint=checkpoint
+            )
+            self.report(request)
+
+    def report(self, request: api.ReportRequest) -> None:
+        """Sends a report until it is answered."""
+        try:
+            if not self.lost.is_set():
+                return self.hear(call(self._stub.Report, request, stop=self.lost))
+        except grpc.RpcError as error:
+            if error.code() in LOST:
+                self.lost.set()
+            if not self.lost.is_set():
+                raise
+        raise LeaseLost(self.job.job_id)
+
+
+class Worker:
+    """Leases jobs of the types of `handlers`, `concurrency` at once, until it is drained.
+
+    A handler's value is the job's result, in JSON. It ends otherwise with `Fail`, `Retry` or `Snooze`; any other
+    exception is an error with reason HANDLER_ERROR that may be tried again. Where somebody asked the job to stop,
+    it is cancelled, however the handler ends.
+
+    `worker_id` is best unique for a process, as the default is. `lease` (seconds, 5 to 300) is how long a job
+    stays with a worker that fell silent; a heartbeat goes out after a third of it.
+    """
+
+    def __init__(
+        self,
+        channel: grpc.Channel,
+        *,
+        handlers: Mapping[str, Callable[[Attempt], Any]],
+        worker_id: str = "",
+        queues: Sequence[str] = (),
+        concurrency: int = 1,
+        lease: float = 15.0,
+        wait: float = 30.0,
+    ) -> None:
+        if not 1 <= concurrency <= 1_000:
+            raise ValueError(f"concurrency is {concurrency}; 1 to 1000 is accepted")
+        self.draining = threading.Event()
+        self._stub, self._handlers = WorkerServiceStub(channel), dict(handlers)
+        self._wanted = api.LeaseRequest(
+            worker_id=worker_id or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}",
+            types=self._handlers,
+            queues=queues,
+            lease=timedelta(seconds=lease),
+            wait=timedelta(seconds=wait),
+        )
+        self._concurrency, self._beat, self._wait = concurrency, lease / 3, wait
+        self._changed = threading.Condition()
+        self._running: set[Attempt] = set()
+        self._poll: grpc.Future | None = None
+        self._closed = threading.Event()
+
+    def run(self) -> None:
+        """Works until `drain` is done. Raises `grpc.RpcError` where the server refuses to give work for good."""
+        threading.Thread(target=self._keep_leases, daemon=True).start()
+        backoff = Backoff()
+        try:
+            while request := self._next_request():
+                try:
+                    answer = self._lease(request)
+                except grpc.FutureCancelledError:
+                    continue
+                except grpc.RpcError as error:
+                    if error.code() not in TRANSIENT:
+                        raise
+                    self.draining.wait(backoff.pause(error))
+                    continue
+                for leased in answer.leased_jobs:
+                    self._begin(Attempt(self._stub, leased, self.draining))
+                if answer.drain:  # The server's, not ours: it says so at once, as long as it is there.
+                    self.draining.wait(backoff.pause())
+                else:
+                    backoff.reset()
+        finally:
+            if not self.draining.is_set():
+                self.drain()
+            self._closed.wait()
+
+    def drain(self, grace: float = 20.0) -> None:
+        """Leases no more, waits up to `grace` seconds for what runs, and hands back what has not ended then.
+
+        From a signal's handler, call it in a thread: `threading.Thread(target=worker.drain).start()`.
+        """
+        with self._changed:
+            self.draining.set()
+            self._changed.notify_all()
+            # An answer that a cancel crosses on its way is heard by nobody: its jobs would be held, and charged,
+            # until their leases end. What comes in time is handed back.
+            poll = self._poll
+            self._changed.wait_for(lambda: self._poll is None, ON_ITS_WAY_SECONDS)
+        if poll:
+            poll.cancel()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._running, grace)
+            left = list(self._running)
+        end = time.monotonic() + HAND_BACK_SECONDS
+        for attempt in left:
+            self._hand_back(attempt, end - time.monotonic())
+        self._closed.set()
+
+    def _next_request(self) -> api.LeaseRequest | None:
+        """What to ask for, once there is room; None once there is no more to be asked for."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.draining.is_set() or len(self._running) < self._concurrency)
+            if self.draining.is_set():
+                return None
+            request = api.LeaseRequest(max_jobs=self._concurrency - len(self._running))
+        request.MergeFrom(self._wanted)
+        return request
+
+    def _lease(self, request: api.LeaseRequest) -> api.LeaseResponse:
+        with self._changed:
+            if self.draining.is_set():
+                return api.LeaseResponse()
+            self._poll = self._stub.Lease.future(request, timeout=self._wait + CALL_SECONDS)
+        try:
+            return self._poll.result()
+        finally:
+            with self._changed:
+                self._poll = None
+                self._changed.notify_all()
+
+    def _begin(self, attempt: Attempt) -> None:
+        with self._changed:
+            self._running.add(attempt)
+        if self.draining.is_set():  # It came in the moment in which the drain began.
+            self._hand_back(attempt, HAND_BACK_SECONDS)
+        else:
+            threading.Thread(target=self._work, args=(attempt,), daemon=True).start()
+
+    def _work(self, attempt: Attempt) -> None:
+        request = _outcome(self._handlers[attempt.job.type], attempt)
+        if attempt.cancelled.is_set():
+            request = api.FinishRequest(cancelled=api.Cancelled())
+        self._end(attempt, request)
+
+    def _hand_back(self, attempt: Attempt, deadline: float) -> None:
+        self._end(attempt, api.FinishRequest(hand_back=api.HandBack()), deadline)
+
+    def _end(self, attempt: Attempt, request: api.FinishRequest, deadline: float = float("inf")) -> None:
+        """Tells the end of an attempt, the first one that comes. It goes on being renewed until that is answered."""
+        with self._changed:
+            if attempt.has_ended:
+                return
+            attempt.has_ended = True
+            is_lost = attempt.lost.is_set()
+        attempt.lost.set()  # Threads that the handler left behind have nothing to tell any more.
+        try:
+            if not is_lost:
+                self._finish(attempt, request, deadline)
+        except grpc.RpcError as error:
+            LOG.warning("the end of job %s was not taken in: %s", attempt.job.job_id, error.details())
+        finally:
+            with self._changed:
+                self._running.discard(attempt)
+                self._changed.notify_all()
+
+    def _finish(self, attempt: Attempt, request: api.FinishRequest, deadline: float) -> None:
+        request.lease_token = attempt.lease_token
+        try:
+            call(self._stub.Finish, request, deadline=deadline, stop=self._closed)
+        except grpc.RpcError as error:
+            if error.code() != grpc.StatusCode.INVALID_ARGUMENT:
+                raise
+            # A result that is too large, a reason that is none: said as an error, so that the job does not hang.
+            reason = "RESULT_INVALID" if request.HasField("result") else "HANDLER_ERROR"
+            refused = _error(attempt, reason, error.details() or "", retryable=False)
+            call(self._stub.Finish, refused, deadline=deadline, stop=self._closed)
+
+    def _keep_leases(self) -> None:
+        """Renews all leases at once, and hears which are lost and which jobs are to stop."""
+        backoff, pause = Backoff(), self._beat
+        while not self._closed.wait(pause):
+            pause = self._beat
+            with self._changed:
+                attempts = list(self._running)
+            if not attempts:
+                continue
+            request = api.ExtendLeasesRequest(lease_tokens=[attempt.lease_token for attempt in attempts])
+            try:
+                answer = self._stub.ExtendLeases(request, timeout=min(CALL_SECONDS, self._beat))
+            except grpc.RpcError as error:
+                if error.code() in TRANSIENT:
+                    pause = min(pause, backoff.pause(error))
+                else:
+                    self._renew_each(attempts)
+                continue
+            backoff.reset()
+            for attempt, standing in zip(attempts, answer.leases):
+                if standing.lost:
+                    attempt.lost.set()
+                attempt.hear(standing)
+
+    @staticmethod
+    def _renew_each(attempts: list[Attempt]) -> None:
+        """One token that the server does not know, as after its store was replaced, must not take the others along."""
+        for attempt in attempts:
+            try:
+                attempt.report(api.ReportRequest(lease_token=attempt.lease_token))
+            except LeaseLost:
+                pass
+            except grpc.RpcError:
+                attempt.lost.set()
+
+
+def _outcome(handler: Callable[[Attempt], Any], attempt: Attempt) -> api.FinishRequest:
+    """Runs the handler, and says how it ended."""
+    try:
+        value = handler(attempt)
+    except Snooze as snooze:
+        return api.FinishRequest(snooze=api.Snooze(delay=snooze.delay))
+    except Retry as retry:
+        request = _error(attempt, retry.reason, retry.message, retryable=True)
+        request.retry_delay.FromTimedelta(retry.delay)
+        return request
+    except Fail as fail:
+        return _error(attempt, fail.reason, fail.message, retryable=fail.retryable)
+    except BaseException as error:  # SystemExit as well: it would end this thread alone, and say nothing.
+        message = traceback.format_exception_only(error)[-1].strip()
+        return _error(attempt, "HANDLER_ERROR", message, retryable=True, detail=traceback.format_exc())
+    try:
+        return api.FinishRequest(result=to_payload(value))
+    except Exception as error:
+        return _error(attempt, "RESULT_INVALID", f"the result is no JSON: {error}", retryable=False)
+
+
+def _error(
+    attempt: Attempt, reason: str, message: str, *, retryable: bool, detail: str = ""
+) -> api.FinishRequest:
+    # The end of a traceback is what tells; the server would keep its beginning. 16 KiB is its bound.
+    tail = _text(detail, -16_384)
+    error = JobError(reason=_text(reason), message=_text(message), retryable=retryable, detail=tail)
+    return api.FinishRequest(lease_token=attempt.lease_token, error=error)
+
+
+def _text(text: object, start: int = 0) -> str:
+    """What a message takes as a string, whatever a handler gave."""
+    return str(text).encode(errors="replace")[start:].decode(errors="ignore")
