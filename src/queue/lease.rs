@@ -1,8 +1,9 @@
 //! What the holder of a lease says: how its attempt goes, and how it ended.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::error::Error;
+use crate::error::{Error, Unavailable};
 use crate::job::limits::LEASE;
 use crate::job::name::JobKey;
 use crate::job::{Change, Job, Outcome, Report};
@@ -39,7 +40,7 @@ impl JobQueue {
         let bytes = reports.iter().map(report_bytes).sum();
         let entry = Entry::Change {
             key: lease.key.clone(),
-            change: self.report_change(lease, reports),
+            change: self.report_change(lease, 0, reports, LEASE),
         };
         let answer = self.change_one(entry, bytes).await?;
         self.job_of(&lease.key, answer).map(|_| ())
@@ -67,7 +68,7 @@ impl JobQueue {
         if !reports.is_empty() {
             entries.push(Entry::Change {
                 key: lease.key.clone(),
-                change: self.report_change(lease, reports),
+                change: self.report_change(lease, 0, reports, LEASE),
             });
         }
         entries.push(Entry::Change {
@@ -85,14 +86,40 @@ impl JobQueue {
             .ok_or_else(|| Error::internal(&"the end of an attempt was held back"))
     }
 
-    fn report_change(&self, lease: &Lease, reports: Vec<Report>) -> Change {
+    /// What stores a report, and renews the lease for a term. `number`: see [`Change::Report`].
+    pub(super) fn report_change(
+        &self,
+        lease: &Lease,
+        number: i64,
+        reports: Vec<Report>,
+        term: Duration,
+    ) -> Change {
+        let now = self.shared.clock.steady();
         Change::Report {
             attempt: lease.attempt,
             reports,
-            heard_at: self.shared.clock.steady(),
-            lease_until: self.shared.clock.steady().after(LEASE),
-            number: 0,
+            heard_at: now,
+            lease_until: now.after(term),
+            number,
         }
+    }
+}
+
+/// How often an internal error is taken for one of a single group.
+const INTERNAL_RETRIES: u32 = 5;
+
+/// Whether what an attempt has to say may be stored later although it could not be now. Full disks are freed
+/// and other programs let go of the database; of our own mistakes some are of one group only; everything
+/// else stays as it is: a lease that is lost, a store that has failed. `failures`: how often it failed before.
+pub(crate) fn may_heal(error: &Error, failures: u32) -> bool {
+    match error {
+        Error::Exhausted { .. }
+        | Error::Unavailable {
+            reason: Unavailable::StoreBusy,
+            ..
+        } => true,
+        Error::Internal { .. } => failures < INTERNAL_RETRIES,
+        _ => false,
     }
 }
 

@@ -13,6 +13,7 @@ use crate::queue::JobQueue;
 /// How late the end of a silence is noticed at most: later, and it was this process that slept. Chosen: no
 /// busy machine takes so long.
 const LATE_MAX: Duration = Duration::from_secs(2);
+
 /// When an attempt has to stop although nobody asks it to.
 pub(crate) struct Limits {
     run: Instant,

@@ -45,6 +45,7 @@ pub use clear::{Cleared, Waiting};
 pub use estimate::Place;
 pub use forget::{ROUND_EACH_MAX, Retired};
 pub use lease::Lease;
+pub(crate) use lease::may_heal;
 pub(crate) use limits::Limits;
 pub use many::{DeletedPage, RetriedPage, Skipped};
 pub use overview::{Depths, LimitSources, QueueList, QueueStatus, Source, Status, TypeStatus};

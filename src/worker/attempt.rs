@@ -9,13 +9,13 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::error::{Error, Unavailable};
+use crate::error::Error;
 use crate::executor::reporter::{self, Reports};
 use crate::executor::{Attempt, Executor, Grace};
 use crate::job::event::{ErrorCode, JobError};
 use crate::job::limits::{DETAIL_BYTES_MAX, LEASE_HEARTBEAT};
 use crate::job::{Job, Outcome, Report};
-use crate::queue::{Handed, JobQueue, Lease, Limits, Places, StopCause, StopSignal};
+use crate::queue::{Handed, JobQueue, Lease, Limits, Places, StopCause, StopSignal, may_heal};
 
 /// Reports that are stored in one go.
 const REPORTS_MAX: usize = 512;
@@ -26,8 +26,6 @@ const DRAIN_GRACE: Duration = Duration::from_secs(3);
 const EXECUTOR_SLACK: Duration = Duration::from_secs(10);
 /// How often something is tried again that the store could not take.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
-/// How often an internal error is taken for one of a single group.
-const INTERNAL_RETRIES: u32 = 5;
 /// How long work that was aborted may take to be dropped.
 const ABORT_WAIT: Duration = Duration::from_secs(1);
 /// How long the hand-back of everything may take at the end of a drain.
@@ -225,20 +223,10 @@ struct Retry {
 }
 
 impl Retry {
-    /// Whether the same thing may be stored later, and if so, when. Full disks are freed and other
-    /// programs let go of the database; of our own mistakes some are of one group only; everything
-    /// else stays as it is: a lease that is lost, a store that has failed.
+    /// Whether the same thing may be stored later, and if so, when.
     fn may_heal(&mut self, error: &Error, lease: &Lease) -> bool {
         let (job, attempt) = (lease.key.id, lease.attempt);
-        let heals = match error {
-            Error::Exhausted { .. }
-            | Error::Unavailable {
-                reason: Unavailable::StoreBusy,
-                ..
-            } => true,
-            Error::Internal { .. } => self.failures < INTERNAL_RETRIES,
-            _ => false,
-        };
+        let heals = may_heal(error, self.failures);
         if !heals {
             tracing::error!(%job, attempt, %error, "what it tells cannot be stored");
         } else if self.failures == 0 {

@@ -263,21 +263,21 @@ impl JobQueue {
                     Err(error) => return Err(error.into()),
                 };
                 let term = job.as_ref().and_then(|job| job.detail.remote_lease);
-                let (attempt, now) = (*attempt, self.shared.clock.steady());
-                let change = match (job, term) {
-                    (Some(job), Some(lease)) => {
-                        remote.push(job);
-                        Change::Report {
-                            attempt,
-                            reports: Vec::new(),
-                            heard_at: now,
-                            lease_until: now.after(lease.term),
-                            number: 0,
-                        }
-                    }
-                    _ => Change::Lose { attempt, before },
+                let lease = Lease {
+                    key: key.clone(),
+                    attempt: *attempt,
                 };
-                let key = key.clone();
+                let change = match (job, term) {
+                    (Some(job), Some(remote_lease)) => {
+                        remote.push(job);
+                        self.report_change(&lease, 0, Vec::new(), remote_lease.term)
+                    }
+                    _ => Change::Lose {
+                        attempt: lease.attempt,
+                        before,
+                    },
+                };
+                let key = lease.key;
                 entries.push(Entry::Change { key, change });
             }
             let stored = self.change(entries, 0).await;
@@ -372,16 +372,10 @@ impl JobQueue {
     }
 
     fn renewal(&self, holder: &Holder, number: i64, reports: Vec<Report>) -> Entry {
-        let now = self.shared.clock.steady();
+        let Holder { lease, term, .. } = holder;
         Entry::Change {
-            key: holder.lease.key.clone(),
-            change: Change::Report {
-                attempt: holder.lease.attempt,
-                reports,
-                heard_at: now,
-                lease_until: now.after(holder.term),
-                number,
-            },
+            key: lease.key.clone(),
+            change: self.report_change(lease, number, reports, *term),
         }
     }
 

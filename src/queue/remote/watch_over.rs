@@ -5,15 +5,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::error::{Error, Unavailable};
+use crate::error::Error;
 use crate::job::{Job, Outcome};
+use crate::queue::lease::may_heal;
 use crate::queue::limits::Limits;
 use crate::queue::{JobQueue, Lease, StopCause, StopSignal};
 
 /// How often an end is tried again that the store could not take.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
-/// How often an internal error is taken for one of a single group.
-const INTERNAL_RETRIES: u32 = 5;
 
 impl JobQueue {
     /// Ends the attempt when it has reached a limit, or was asked to stop and does not: its lease is void
@@ -41,14 +40,9 @@ async fn end_in_time(queue: JobQueue, job: Arc<Job>, stop: StopSignal) {
     let mut internal = 0;
     loop {
         match queue.finish(&lease, Vec::new(), outcome.clone()).await {
-            Err(
-                Error::Exhausted { .. }
-                | Error::Unavailable {
-                    reason: Unavailable::StoreBusy,
-                    ..
-                },
-            ) => {}
-            Err(Error::Internal { .. }) if internal < INTERNAL_RETRIES => internal += 1,
+            Err(error) if may_heal(&error, internal) => {
+                internal += u32::from(matches!(error, Error::Internal { .. }));
+            }
             // It has ended by itself at the last moment; or nothing is stored any more.
             Ok(_) | Err(_) => return,
         }
