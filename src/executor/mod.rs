@@ -8,6 +8,7 @@ mod bounds;
 pub mod builtin;
 pub mod command;
 pub mod handler;
+mod quarters;
 pub mod reporter;
 #[cfg(test)]
 mod testing;
@@ -20,8 +21,11 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+pub use crate::executor::quarters::Quarters;
+
 use crate::executor::reporter::Reporter;
 use crate::job::Outcome;
+use crate::job::event::{ErrorCode, JobError};
 use crate::job::name::{JobKey, Name};
 use crate::job::payload::Payload;
 
@@ -61,6 +65,44 @@ pub struct Attempt {
     pub grace: Grace,
     /// Threads that it may block: whatever else runs beside it does not run there.
     pub quarters: Handle,
+}
+
+/// Beyond its grace, how long an executor may take to come back: it has promised "a few seconds" more.
+/// Chosen: a command takes up to seven to end what it started.
+pub const SLACK: Duration = Duration::from_secs(10);
+/// What an attempt has to stop in when its worker drains. Chosen: the drain's own time is over by then.
+pub const DRAIN_GRACE: Duration = Duration::from_secs(3);
+
+/// An outcome that can be told: a result beyond its bound is an error, and so is an end as cancelled that
+/// nobody asked for.
+#[must_use]
+pub fn checked(outcome: Outcome, was_stopped: bool) -> Outcome {
+    match outcome {
+        Outcome::Succeeded(Some(result)) => match result.check_size() {
+            Ok(()) => Outcome::Succeeded(Some(result)),
+            Err(problem) => Outcome::Failed(JobError::permanent(
+                "RESULT_INVALID",
+                format!("the result {problem}"),
+            )),
+        },
+        Outcome::Cancelled if !was_stopped => Outcome::Failed(
+            JobError::permanent(
+                "HANDLER_CANCELLED",
+                "it ended as cancelled, which nobody asked for",
+            )
+            .with_code(ErrorCode::Cancelled),
+        ),
+        outcome => outcome,
+    }
+}
+
+/// The outcome of an executor that broke its promise not to panic.
+#[must_use]
+pub fn crashed(error: &tokio::task::JoinError) -> Outcome {
+    Outcome::Failed(JobError::retryable(
+        "PANIC",
+        format!("the executor failed: {error}"),
+    ))
 }
 
 /// How long an attempt may take to stop once told to. Read when it is told, because a drain leaves less

@@ -347,14 +347,14 @@ pub struct Payloads {
 
 impl Payloads {
     /// Takes what is newer.
-    pub(crate) fn put(&mut self, newer: Payloads) {
+    pub fn put(&mut self, newer: Payloads) {
         self.input = newer.input.or_else(|| self.input.take());
         self.result = newer.result.or_else(|| self.result.take());
         self.checkpoint = newer.checkpoint.or_else(|| self.checkpoint.take());
     }
 
     /// A copy that keeps nothing else in memory.
-    pub(crate) fn detached(&self) -> Self {
+    pub fn detached(&self) -> Self {
         let copy = |payload: &Option<Payload>| payload.as_ref().map(Payload::detached);
         Self {
             input: copy(&self.input),

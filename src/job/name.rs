@@ -177,6 +177,11 @@ impl fmt::Display for BatchId {
     }
 }
 
+/// Who owns what nobody else does: the one tenant there is until keys exist.
+pub fn default_tenant() -> Name {
+    Name::of("default")
+}
+
 /// Which job, and whose: every look-up takes both, so that one tenant can never reach another's.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct JobKey {

@@ -101,7 +101,7 @@ impl Payload {
     }
 
     /// A copy that keeps nothing else in memory: bytes are a part of the request that they came in.
-    pub(crate) fn detached(&self) -> Self {
+    pub fn detached(&self) -> Self {
         let content = match &self.content {
             Content::Data(data) => Content::Data(Bytes::copy_from_slice(data)),
             text => text.clone(),

@@ -40,6 +40,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+pub use crate::job::name::default_tenant;
 pub use attempts::{StopCause, StopSignal};
 pub use clear::{Cleared, Waiting};
 pub use estimate::Place;
@@ -56,7 +57,6 @@ pub use remote::{LeaseStanding, LeasedJob, Work, WorkRequest};
 pub use settings::{Edit, LimitsEdit};
 pub use submission::{
     InputCheck, KnownType, RetryOverrides, Start, Submission, TimeoutOverrides, UniqueRequest,
-    default_tenant,
 };
 pub use submit::Batch;
 pub use watch::{Watch, WatchContent, WatchMessage, WatchOptions};

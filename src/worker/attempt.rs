@@ -11,26 +11,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
 use crate::executor::reporter::{self, Reports};
-use crate::executor::{Attempt, Executor, Grace};
-use crate::job::event::{ErrorCode, JobError};
+use crate::executor::{Attempt, DRAIN_GRACE, Executor, Grace, SLACK, checked, crashed};
 use crate::job::limits::{DETAIL_BYTES_MAX, LEASE_HEARTBEAT};
 use crate::job::{Job, Outcome, Report};
 use crate::queue::{Handed, JobQueue, Lease, Limits, Places, StopCause, StopSignal, may_heal};
 
 /// Reports that are stored in one go.
 const REPORTS_MAX: usize = 512;
-/// What an attempt has to stop in when its server does. Chosen: the drain's own time is over by then.
-const DRAIN_GRACE: Duration = Duration::from_secs(3);
-/// Beyond its grace, how long an executor may take to come back: it has promised "a few seconds" more.
-/// Chosen: a command takes up to seven to end what it started.
-const EXECUTOR_SLACK: Duration = Duration::from_secs(10);
 /// How often something is tried again that the store could not take.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// How long work that was aborted may take to be dropped.
 const ABORT_WAIT: Duration = Duration::from_secs(1);
 /// How long the hand-back of everything may take at the end of a drain.
 pub(super) const HAND_BACK_MAX: Duration = DRAIN_GRACE
-    .saturating_add(EXECUTOR_SLACK)
+    .saturating_add(SLACK)
     .saturating_add(Duration::from_secs(3));
 
 /// Runs an attempt to its end, and gives its place back.
@@ -161,12 +155,7 @@ impl Running {
                 }
             }
         };
-        let outcome = outcome.unwrap_or_else(|error| {
-            Outcome::Failed(JobError::retryable(
-                "PANIC",
-                format!("the executor failed: {error}"),
-            ))
-        });
+        let outcome = outcome.unwrap_or_else(|error| crashed(&error));
         let cause = self.stop.cause();
         if cause == Some(StopCause::LeaseLost) {
             return None;
@@ -253,44 +242,22 @@ async fn overdue(stop: StopSignal, hand_back: CancellationToken, grace: Grace) {
     stop.token().cancelled().await;
     let drained = async {
         hand_back.cancelled().await;
-        tokio::time::sleep(DRAIN_GRACE + EXECUTOR_SLACK).await;
+        tokio::time::sleep(DRAIN_GRACE + SLACK).await;
     };
     tokio::select! {
         // Whichever comes first; the other one is not needed any more.
-        () = tokio::time::sleep(grace.get() + EXECUTOR_SLACK) => {}
+        () = tokio::time::sleep(grace.get() + SLACK) => {}
         () = drained => {}
     }
 }
 
 /// How an attempt went, given why it was told to stop, if it was.
 fn decided(outcome: Outcome, cause: Option<StopCause>) -> Outcome {
-    match (cause, with_a_result_that_fits(outcome)) {
+    match (cause, checked(outcome, cause.is_some())) {
         (Some(StopCause::Limit(limit)), outcome) => with_last_words(limit.outcome(), outcome),
         (Some(StopCause::Drain), Outcome::Succeeded(result)) => Outcome::Succeeded(result),
         (Some(StopCause::Drain), _) => Outcome::HandedBack,
-        (Some(StopCause::Cancel | StopCause::LeaseLost), outcome) => outcome,
-        (None, Outcome::Cancelled) => Outcome::Failed(
-            JobError::permanent(
-                "HANDLER_CANCELLED",
-                "it ended as cancelled, which nobody asked for",
-            )
-            .with_code(ErrorCode::Cancelled),
-        ),
-        (None, outcome) => outcome,
-    }
-}
-
-fn with_a_result_that_fits(outcome: Outcome) -> Outcome {
-    let problem = match &outcome {
-        Outcome::Succeeded(Some(result)) => result.check_size().err(),
-        _ => None,
-    };
-    match problem {
-        Some(problem) => Outcome::Failed(JobError::permanent(
-            "RESULT_INVALID",
-            format!("the result {problem}"),
-        )),
-        None => outcome,
+        (Some(StopCause::Cancel | StopCause::LeaseLost) | None, outcome) => outcome,
     }
 }
 

@@ -9,17 +9,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::executor::Executor;
+use crate::executor::{Executor, Quarters};
 use crate::job::name::Name;
 use crate::queue::{Handed, JobQueue, Places};
-
-/// Threads for handlers: one a place, so that as many as run may block, up to this. Chosen: beyond it
-/// handlers that block should do so on threads of their own.
-const THREADS_MAX: usize = 64;
 
 /// What attempts get to stop in once the store has failed. Chosen: whoever waits for the end of this
 /// process, to start the next one, should not wait long.
@@ -47,19 +43,6 @@ pub struct Pool {
     _quarters: Quarters,
 }
 
-/// Threads of their own for what is run, so that work that blocks them holds up nobody else.
-#[derive(Debug)]
-struct Quarters(Option<Runtime>);
-
-impl Drop for Quarters {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            // Does not wait for work that was left behind.
-            runtime.shutdown_background();
-        }
-    }
-}
-
 impl Pool {
     /// Makes the pool known to the queue and begins to work.
     ///
@@ -76,12 +59,7 @@ impl Pool {
             let most = concurrency.get(job_type).copied().unwrap_or(workers);
             (job_type.clone(), most.min(workers))
         });
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let quarters = Builder::new_multi_thread()
-            .worker_threads(workers.clamp(cores, THREADS_MAX))
-            .thread_name("pacenote-work")
-            .enable_all()
-            .build()?;
+        let quarters = Quarters::new(workers)?;
         let places = Places::new(workers, by_type);
         let crew = Crew {
             queue: queue.clone(),
@@ -96,7 +74,7 @@ impl Pool {
             queue: queue.clone(),
             tasks: crew.tasks.clone(),
             hand_back: crew.hand_back.clone(),
-            _quarters: Quarters(Some(quarters)),
+            _quarters: quarters,
         };
         let begin = Box::new(move |handed| crew.begin(handed));
         queue.attach_pool(worker_id, places, begin).await;

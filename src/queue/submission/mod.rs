@@ -17,7 +17,7 @@ use crate::job::limits::{
     DURATION_MAX, DURATIONS, IDEMPOTENCY_KEY_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX,
     PRIORITY_MAX, UNIQUE_KEY_BYTES_MAX,
 };
-use crate::job::name::{JobId, JobKey, Name};
+use crate::job::name::{JobId, JobKey, Name, default_tenant};
 use crate::job::payload::Payload;
 use crate::job::policy::OnConflict;
 use crate::job::time::Timestamp;
@@ -296,11 +296,6 @@ impl Submission {
             ..NewJob::new(key, spec, input)
         })
     }
-}
-
-/// Who owns what nobody else does: the one tenant there is until keys exist.
-pub fn default_tenant() -> Name {
-    Name::of("default")
 }
 
 pub(super) fn check_type<'a>(
