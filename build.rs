@@ -22,12 +22,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         compiler.encode_file_descriptor_set(),
     )?;
 
+    let with_server = std::env::var_os("CARGO_FEATURE_SERVER").is_some();
     let mut config = prost_build::Config::new();
     config.bytes(["."]);
     // Events are encoded once, when they are stored, and travel as they are: see `pb::EventBatch`.
     config.extern_path(".pacenote.v1.EventBatch", "crate::pb::EventBatch");
     for message in compiler.descriptor_pool().all_messages() {
-        if message.package_name() == "pacenote.v1" && !message.is_map_entry() {
+        // What the command line prints messages with.
+        if with_server && message.package_name() == "pacenote.v1" && !message.is_map_entry() {
             let name = message.full_name();
             config.type_attribute(name, "#[derive(::prost_reflect::ReflectMessage)]");
             config.type_attribute(
@@ -40,7 +42,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     tonic_prost_build::configure()
         .build_client(true)
-        .build_server(true)
+        .build_server(with_server)
         .compile_fds_with_config(compiler.file_descriptor_set(), config)?;
     Ok(())
 }

@@ -72,19 +72,34 @@
 //!
 //! [`embed`] gathers what a program that uses this crate starts from.
 
+#[cfg(feature = "server")]
 pub mod cli;
+#[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "server")]
 pub mod config;
+#[cfg(feature = "server")]
 pub mod embed;
+#[cfg(feature = "server")]
 pub mod error;
+#[cfg(feature = "server")]
 pub mod events;
+#[cfg(feature = "client")]
 pub mod executor;
+#[cfg(feature = "server")]
 pub mod grpc;
 pub mod job;
+#[cfg(feature = "server")]
 pub mod maintenance;
+#[cfg(feature = "client")]
 pub mod pb;
+#[cfg(feature = "server")]
 pub mod queue;
+#[cfg(feature = "server")]
 pub mod server;
+#[cfg(feature = "server")]
 pub mod store;
+#[cfg(feature = "client")]
 pub mod wire;
+#[cfg(feature = "server")]
 pub mod worker;

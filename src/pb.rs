@@ -4,9 +4,11 @@
 //! It promises to be exactly the published protobuf package `pacenote.v1`. It does not know what the
 //! words mean: `wire` translates them.
 
+#[cfg(feature = "server")]
 use std::sync::LazyLock;
 
 use bytes::Bytes;
+#[cfg(feature = "server")]
 use prost_reflect::{DescriptorPool, ReflectMessage};
 
 #[expect(
@@ -24,6 +26,7 @@ pub const FILE_DESCRIPTOR_SET: &[u8] =
     include_bytes!(concat!(env!("OUT_DIR"), "/pacenote.fds.bin"));
 
 /// The same, parsed: what the JSON form of messages is made with.
+#[cfg(feature = "server")]
 pub static DESCRIPTOR_POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("build.rs wrote a valid descriptor set")
 });
@@ -51,6 +54,7 @@ impl EventBatch {
     }
 }
 
+#[cfg(feature = "server")]
 impl ReflectMessage for EventBatch {
     fn descriptor(&self) -> prost_reflect::MessageDescriptor {
         DESCRIPTOR_POOL

@@ -52,6 +52,11 @@ const ROOMS: &[(&str, &[&str])] = &[
 /// Parts of a room with arrows of their own: narrower or, with a reason, wider than the room's.
 const PARTS: &[(&str, &[&str])] = &[
     ("cli/jobs", &["cli", "client", "pb"]),
+    // It runs handlers, as the server's own pool does.
+    (
+        "client/worker",
+        &["client", "executor", "wire", "pb", "job"],
+    ),
     // It measures parts of the server by themselves.
     (
         "cli/bench",

@@ -31,6 +31,7 @@ mod queues;
 mod update;
 mod watch;
 mod watch_jobs;
+pub mod worker;
 
 use std::time::Duration;
 
@@ -38,6 +39,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
 pub use backoff::Backoff;
+#[cfg(feature = "server")]
 pub(crate) use cursor::is_final;
 pub use error::{ClientError, Refusal, Violation};
 pub use queues::Queues;
@@ -454,15 +456,9 @@ impl Client {
     {
         let mut failures = 0;
         loop {
-            let mut sent = tonic::Request::new(request.clone());
-            // The server learns when nobody listens any more; a second more than we wait ourselves, so
-            // that our own clock decides and the error says so.
-            sent.set_timeout(deadline + Duration::from_secs(1));
-            let answer = tokio::time::timeout(deadline, send(sent)).await;
-            let failure = match answer {
-                Ok(Ok(response)) => return Ok(response.into_inner()),
-                Ok(Err(status)) => Failure::from(status),
-                Err(_) => Failure::deadline(deadline),
+            let failure = match tried(request.clone(), deadline, &send).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
             };
             failures += 1;
             let asked = failure.error.retry_after();
@@ -473,6 +469,23 @@ impl Client {
             }
             tokio::time::sleep(self.settings.backoff.delay(failures - 1, asked)).await;
         }
+    }
+}
+
+/// Sends a request once.
+async fn tried<Q, R, Send, Answer>(request: Q, deadline: Duration, send: Send) -> Result<R, Failure>
+where
+    Send: FnOnce(tonic::Request<Q>) -> Answer,
+    Answer: Future<Output = Result<Response<R>, Status>>,
+{
+    let mut sent = tonic::Request::new(request);
+    // The server learns when nobody listens any more; a second more than we wait ourselves, so that our own
+    // clock decides and the error says so.
+    sent.set_timeout(deadline + Duration::from_secs(1));
+    match tokio::time::timeout(deadline, send(sent)).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(Failure::from(status)),
+        Err(_) => Err(Failure::deadline(deadline)),
     }
 }
 

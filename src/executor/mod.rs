@@ -5,7 +5,9 @@
 //! stores or the wire; what it has to tell on the way goes through a [`Reporter`].
 
 mod bounds;
+#[cfg(feature = "server")]
 pub mod builtin;
+#[cfg(feature = "server")]
 pub mod command;
 pub mod handler;
 mod quarters;

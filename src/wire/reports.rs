@@ -1,18 +1,63 @@
-//! What workers tell, read from their messages.
+//! What workers tell, in their messages and read from them.
 
 use std::collections::BTreeMap;
 
-use crate::job::Report;
 use crate::job::event::{ErrorCode, JobError, LogLevel, LogLine, truncate};
 use crate::job::limits::{DETAIL_BYTES_MAX, ERROR_METADATA_MAX};
 use crate::job::name::Name;
 use crate::job::policy::check_reason;
 use crate::job::progress::Progress;
+use crate::job::{Outcome, Report};
 use crate::pb;
-use crate::wire::{from_payload, json};
+use crate::wire::{
+    from_payload, json, to_duration, to_error, to_log_line, to_payload, to_progress,
+};
 
 /// What is wrong with a message: which of its fields, and a sentence.
 pub type Problem = (String, String);
+
+/// The event of what an attempt tells.
+///
+/// # Errors
+/// The message of a checkpoint, which is no event: it has a place of its own in the request.
+pub fn to_event(report: Report) -> Result<pb::WorkerEvent, pb::Payload> {
+    use pb::worker_event::Event;
+    let event = match report {
+        Report::Progress(progress) => Event::Progress(to_progress(progress)),
+        Report::Output { stream, chunk } => Event::Output(pb::OutputChunk {
+            stream,
+            chunk: Some(to_payload(chunk)),
+            offset: 0,
+        }),
+        Report::Log(line) => Event::Log(to_log_line(line)),
+        Report::Checkpoint(checkpoint) => return Err(to_payload(checkpoint)),
+    };
+    Ok(pb::WorkerEvent { event: Some(event) })
+}
+
+/// The request that tells how an attempt went.
+pub fn to_finish(lease_token: String, outcome: Outcome) -> pb::FinishRequest {
+    use pb::finish_request::Outcome as Wire;
+    let mut retry_delay = None;
+    let outcome = match outcome {
+        Outcome::Succeeded(result) => Wire::Result(result.map(to_payload).unwrap_or_default()),
+        Outcome::Failed(error) => {
+            retry_delay = error.retry_after.map(to_duration);
+            Wire::Error(to_error(error))
+        }
+        Outcome::Cancelled => Wire::Cancelled(pb::Cancelled {}),
+        Outcome::Snoozed(wait) => Wire::Snooze(pb::Snooze {
+            delay: Some(to_duration(wait)),
+        }),
+        // Whether a job's total timeout has ended, the server knows by itself.
+        Outcome::HandedBack | Outcome::Expired => Wire::HandBack(pb::HandBack {}),
+    };
+    pb::FinishRequest {
+        lease_token,
+        outcome: Some(outcome),
+        retry_delay,
+    }
+}
 
 /// What an attempt tells with one event.
 ///

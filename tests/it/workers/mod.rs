@@ -3,6 +3,8 @@
 mod bounds;
 mod leases;
 mod life;
+mod relay;
+mod runtime;
 
 use std::sync::Arc;
 use std::time::Duration;
