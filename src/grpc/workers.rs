@@ -52,6 +52,7 @@ impl WorkerService for Workers {
         Ok(Response::new(pb::LeaseResponse {
             leased_jobs: work.jobs.into_iter().map(to_leased).collect(),
             drain: work.drain,
+            waited: Some(wire::to_duration(work.waited)),
         }))
     }
 

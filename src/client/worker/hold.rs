@@ -65,16 +65,18 @@ impl Hold {
         self.stop.cancel();
     }
 
-    /// Comes when nobody answered for so long that the lease may be over.
+    /// Whether nobody answered for so long that the lease may be over.
+    pub(super) fn is_out_of_touch(&self) -> bool {
+        self.state().good_until <= Instant::now()
+    }
+
+    /// Comes when it is.
     ///
     /// # Cancel safety
     /// Safe: it holds nothing.
     pub(super) async fn out_of_touch(&self) {
-        loop {
+        while !self.is_out_of_touch() {
             let good_until = self.state().good_until;
-            if good_until <= Instant::now() {
-                return;
-            }
             tokio::time::sleep_until(good_until).await;
         }
     }
@@ -111,12 +113,12 @@ impl Holds {
         }
     }
 
-    /// Takes up a lease that came as the answer to a call which was sent then.
-    pub(super) fn take(&self, token: String, sent: Instant) -> Arc<Hold> {
+    /// Takes up a lease that began then, or later.
+    pub(super) fn take(&self, token: String, since: Instant) -> Arc<Hold> {
         let hold = Arc::new(Hold {
             token: token.clone(),
             state: Mutex::new(State {
-                good_until: good_until(sent, self.term),
+                good_until: good_until(since, self.term),
                 cause: None,
             }),
             stop: CancellationToken::new(),

@@ -243,9 +243,28 @@ struct Shift {
 
 /// What came of a call for work.
 enum Asked {
-    InTime(Result<pb::LeaseResponse, Failure>),
+    InTime(Result<Work, Failure>),
     /// After the worker was told to stop.
-    TooLate(Vec<pb::LeasedJob>),
+    TooLate(Option<Work>),
+}
+
+/// Jobs, and since when they surely are the worker's.
+struct Work {
+    jobs: Vec<pb::LeasedJob>,
+    since: Instant,
+    drain: bool,
+}
+
+impl Work {
+    /// The answer to a call that was sent then.
+    fn new(answer: pb::LeaseResponse, sent: Instant) -> Self {
+        let waited = answer.waited.and_then(|waited| waited.try_into().ok());
+        Self {
+            jobs: answer.leased_jobs,
+            since: sent + waited.unwrap_or(Duration::ZERO),
+            drain: answer.drain,
+        }
+    }
 }
 
 impl Shift {
@@ -260,21 +279,21 @@ impl Shift {
                 () = &mut shutdown => return Ok(()),
                 places = self.free_places() => places,
             };
-            let sent = Instant::now();
             let most = places.num_permits();
             let answer = match self.ask(most, shutdown.as_mut()).await {
                 Asked::InTime(answer) => answer,
-                Asked::TooLate(jobs) => {
-                    self.give_back(jobs, sent);
+                Asked::TooLate(work) => {
+                    work.into_iter().for_each(|work| self.give_back(work));
                     return Ok(());
                 }
             };
             let link = &self.crew.link;
             let pause = match answer {
-                Ok(answer) => {
+                Ok(work) => {
                     failures = 0;
-                    let pause = answer.drain.then_some(DRAINING_PAUSE);
-                    self.begin(answer.leased_jobs, sent, places);
+                    // It says so at once, as long as it is there.
+                    let pause = work.drain.then_some(DRAINING_PAUSE);
+                    self.begin(work, places);
                     pause
                 }
                 Err(failure) if !failure.resume => return Err(failure.error),
@@ -303,19 +322,21 @@ impl Shift {
             ..self.request.clone()
         };
         let deadline = WAIT + link.settings.call_deadline;
+        let sent = Instant::now();
         let mut answer = pin!(
             link.send(request, deadline, |mut service, request| async move {
                 service.lease(request).await
             })
         );
         tokio::select! {
-            answer = &mut answer => return Asked::InTime(answer),
+            answer = &mut answer => {
+                return Asked::InTime(answer.map(|answer| Work::new(answer, sent)));
+            }
             () = shutdown => {}
         }
-        match tokio::time::timeout(ON_ITS_WAY, answer).await {
-            Ok(Ok(answer)) => Asked::TooLate(answer.leased_jobs),
-            Ok(Err(_)) | Err(_) => Asked::TooLate(Vec::new()),
-        }
+        let answer = tokio::time::timeout(ON_ITS_WAY, answer).await;
+        let answer = answer.ok().and_then(Result::ok);
+        Asked::TooLate(answer.map(|answer| Work::new(answer, sent)))
     }
 
     /// All places that are free, one at least.
@@ -333,26 +354,24 @@ impl Shift {
         free
     }
 
-    fn begin(&mut self, jobs: Vec<pb::LeasedJob>, sent: Instant, mut places: OwnedSemaphorePermit) {
-        for mut leased in jobs {
-            let hold = self
-                .crew
-                .holds
-                .take(std::mem::take(&mut leased.lease_token), sent);
+    fn begin(&mut self, work: Work, mut places: OwnedSemaphorePermit) {
+        for mut leased in work.jobs {
+            let token = std::mem::take(&mut leased.lease_token);
+            let hold = self.crew.holds.take(token, work.since);
             let crew = Arc::clone(&self.crew);
-            match places.split(1) {
+            match places.split(1).filter(|_| !hold.is_out_of_touch()) {
                 Some(place) => self.attempts.spawn(attempt::run(crew, leased, hold, place)),
-                // More than were asked for.
+                // More than were asked for; or its answer was on its way for so long that somebody else may be at it.
                 None => self.attempts.spawn(attempt::hand_back(crew, hold)),
             };
         }
     }
 
-    fn give_back(&mut self, jobs: Vec<pb::LeasedJob>, sent: Instant) {
-        for leased in jobs {
-            let hold = self.crew.holds.take(leased.lease_token, sent);
-            self.attempts
-                .spawn(attempt::hand_back(Arc::clone(&self.crew), hold));
+    fn give_back(&mut self, work: Work) {
+        for leased in work.jobs {
+            let hold = self.crew.holds.take(leased.lease_token, work.since);
+            let crew = Arc::clone(&self.crew);
+            self.attempts.spawn(attempt::hand_back(crew, hold));
         }
     }
 

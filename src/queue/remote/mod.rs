@@ -55,6 +55,8 @@ pub struct Work {
     pub jobs: Vec<LeasedJob>,
     /// This server is about to stop, and has no more work.
     pub drain: bool,
+    /// How long the call had waited when the first of the jobs was claimed.
+    pub waited: Duration,
 }
 
 /// A job that a worker holds.
@@ -94,6 +96,7 @@ impl JobQueue {
         let mut violations = Violations::default();
         request.check(&mut violations);
         violations.into_result()?;
+        let asked_at = self.shared.clock.steady();
         let WorkRequest {
             tenant,
             worker_id,
@@ -127,9 +130,17 @@ impl JobQueue {
             term,
         };
         let jobs = handed.map(|handed| self.leased(handed, holder, fits));
+        let jobs = jobs.unwrap_or_default();
+        let ends = jobs
+            .iter()
+            .filter_map(|job| job.snapshot.job.lease_expires_at);
+        let waited = ends.min().map_or(Duration::ZERO, |ends| {
+            ends.since(asked_at).saturating_sub(term)
+        });
         Ok(Work {
-            jobs: jobs.unwrap_or_default(),
+            jobs,
             drain,
+            waited,
         })
     }
 

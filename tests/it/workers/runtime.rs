@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use pacenote::client::worker::{Context, HandlerError, LogLevel, Worker};
-use pacenote::client::{Backoff, Client, ClientError, Settings};
+use pacenote::client::{Backoff, Client, ClientError, Settings, request};
 use pacenote::job::Outcome as Ended;
 use pacenote::job::payload::Payload;
 use pacenote::job::progress::Progress;
@@ -78,19 +78,14 @@ async fn all_that_a_handler_tells_is_seen() {
         .await
         .handler("work", handler);
     let working = begin(worker.worker_id("worker-2"));
-    let request = pb::SubmitRequest {
-        input: pacenote::embed::request("work", &[1, 2, 3])
-            .expect("JSON")
-            .input,
-        ..submit_request("work")
-    };
-    let job_id = scene.server.submit(request).await.job_id;
+    let submit = request("work", &[1, 2, 3]).expect("JSON");
+    let job_id = scene.server.submit(submit).await.job_id;
     let job = scene.server.end_of(&job_id).await;
     assert_eq!(job.state(), State::Succeeded, "{job:?}");
     assert_eq!((job.attempt, job.worker_id.as_str()), (1, "worker-2"));
-    let six = pacenote::embed::request("", &6).expect("JSON").input;
+    let six = request("", &6).expect("JSON").input;
     assert_eq!(job.result, six);
-    let seven = pacenote::embed::request("", &7).expect("JSON").input;
+    let seven = request("", &7).expect("JSON").input;
     assert_eq!(job.checkpoint, seven);
     assert_eq!(job.progress.expect("its progress").fraction, Some(0.75));
     let log = scene.server.log(&job_id).await;
@@ -200,6 +195,64 @@ async fn a_worker_that_is_cut_off_stops_before_its_lease_ends() {
     let job = scene.finish(&second.lease_token, done("second")).await;
     let job = job.expect("it holds the lease");
     assert_eq!((job.state(), job.attempt), (State::Succeeded, 2));
+    working.stop().await;
+    scene.stop().await;
+}
+
+/// Goal: the time that a call for work waits is not taken for a part of the lease: work that comes after a wait of more
+/// than a term is begun.
+#[tokio::test]
+async fn a_long_wait_for_work_takes_nothing_from_the_lease() {
+    let dir = folder();
+    let scene = Scene::on(&dir).await;
+    let (worker, puppets) = puppets_at(&scene.server.address).await;
+    let working = begin(worker);
+    scene.somebody_waits().await;
+    // The time itself is what is looked at.
+    tokio::time::sleep(LEASE + Duration::from_millis(500)).await;
+    let job_id = scene.submit().await;
+    let puppet = puppets.next().await;
+    // Nor is it told to stop a moment later.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!puppet.attempt.stop.is_cancelled());
+    puppet.succeed();
+    let job = scene.server.end_of(&job_id).await;
+    assert_eq!((job.state(), job.attempt), (State::Succeeded, 1));
+    working.stop().await;
+    scene.stop().await;
+}
+
+/// Goal: work whose answer was on its way for longer than its lease is never begun: it may be somebody else's.
+#[tokio::test]
+async fn work_that_comes_too_late_is_not_begun() {
+    let dir = folder();
+    let scene = Scene::on(&dir).await;
+    let (hold, held) = tokio::sync::watch::channel(());
+    let relay = Relay::to(&scene.server.address, move |call| {
+        match (call.method, call.before) {
+            ("Lease", 0) => Fate::Held(held.clone()),
+            _ => Fate::Passes,
+        }
+    });
+    let relay = relay.await;
+    let (worker, puppets) = puppets_at(&relay.address).await;
+    let working = begin(worker);
+    scene.somebody_waits().await;
+    let job_id = scene.submit().await;
+    // It has the job's lease, and has not heard of it, until that is over.
+    let second = loop {
+        let leased = scene.lease(lease_request(1)).await;
+        if let [second] = &leased[..] {
+            break second.clone();
+        }
+    };
+    assert_eq!(id_of(&second), job_id);
+    drop(hold);
+    let told = || relay.calls("Finish") > 0;
+    eventually("it gives the job back", told).await;
+    assert!(puppets.is_idle().await, "it has begun");
+    let job = scene.finish(&second.lease_token, done("second")).await;
+    assert_eq!(job.expect("it holds the lease").attempt, 2);
     working.stop().await;
     scene.stop().await;
 }
@@ -354,15 +407,15 @@ async fn a_handler_ends_as_it_says() {
             .handler("work", handler),
     );
     let end = async |how: &str| {
-        let mut request = pacenote::embed::request("work", &how).expect("JSON");
-        request.retry_policy = Some(pb::RetryPolicy {
+        let mut submit = request("work", &how).expect("JSON");
+        submit.retry_policy = Some(pb::RetryPolicy {
             initial_backoff: Some(prost_types::Duration {
                 seconds: 0,
                 nanos: 1_000_000,
             }),
             ..pb::RetryPolicy::default()
         });
-        let job_id = scene.server.submit(request).await.job_id;
+        let job_id = scene.server.submit(submit).await.job_id;
         let job = scene.server.end_of(&job_id).await;
         let error = job.error.as_ref().map(|error| error.reason.clone());
         (job.state(), job.attempt, job.attempts_charged, error)
@@ -395,8 +448,8 @@ async fn a_handler_that_blocks_its_thread_keeps_its_lease() {
         .handler("work", handler);
     let working = begin(worker.concurrency(2));
     let submit = async |seconds: f64| {
-        let request = pacenote::embed::request("work", &seconds).expect("JSON");
-        scene.server.submit(request).await.job_id
+        let submit = request("work", &seconds).expect("JSON");
+        scene.server.submit(submit).await.job_id
     };
     let blocking = submit(LEASE.as_secs_f64() + 1.5).await;
     for _ in 0..3 {
