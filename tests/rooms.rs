@@ -37,12 +37,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     // Names of others, for whoever embeds us.
-    (
-        "embed",
-        &[
-            "server", "executor", "client", "config", "job", "wire", "pb",
-        ],
-    ),
+    ("embed", &["server", "executor", "client", "config", "job"]),
     ("client", &["pb"]),
     ("cli", &["client", "pb", "config", "server"]),
     ("main", &["cli"]),
@@ -52,6 +47,8 @@ const ROOMS: &[(&str, &[&str])] = &[
 /// Parts of a room with arrows of their own: narrower or, with a reason, wider than the room's.
 const PARTS: &[(&str, &[&str])] = &[
     ("cli/jobs", &["cli", "client", "pb"]),
+    // It writes an input as the server reads it.
+    ("client/request", &["wire", "job", "pb"]),
     // It runs handlers, as the server's own pool does.
     (
         "client/worker",

@@ -1,4 +1,5 @@
-//! The Rust client: unary calls with deadlines and safe retries, and a watch that reconnects by itself.
+//! The Rust client: unary calls with deadlines and safe retries, a watch that reconnects by itself, and a
+//! [`worker`] that does jobs.
 //!
 //! It promises that a call is sent again only where that does no harm, and that a watch shows every
 //! event of a log once, in order, or a stated gap, however often it is cut. It knows only the wire
@@ -28,6 +29,7 @@ mod cursor;
 mod error;
 mod line;
 mod queues;
+mod request;
 mod update;
 mod watch;
 mod watch_jobs;
@@ -43,6 +45,7 @@ pub use backoff::Backoff;
 pub(crate) use cursor::is_final;
 pub use error::{ClientError, Refusal, Violation};
 pub use queues::Queues;
+pub use request::request;
 pub use update::{JobsUpdate, JobsWatchOptions, RunOptions, Update, WatchOptions};
 pub use watch::Watch;
 pub use watch_jobs::JobsWatch;
