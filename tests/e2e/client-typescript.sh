@@ -9,16 +9,6 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
-# missing WHAT: as lib.sh's `need`, for what is no tool.
-missing() {
-    if [[ ${CI:-} == true ]]; then
-        echo "FAILED: $1" >&2
-        exit 1
-    fi
-    echo "SKIPPED, nothing was checked: $1" >&2
-    exit 0
-}
-
 need node npm
 version=$(node --version)
 major=${version#v}

@@ -25,18 +25,21 @@ clean_up() {
 }
 trap clean_up EXIT
 
-# need TOOL...: without one of them, ends loudly, and in CI as a failure.
+# missing WHAT: ends loudly, and in CI as a failure.
+missing() {
+    if [[ ${CI:-} == true ]]; then
+        echo "FAILED: $1" >&2
+        exit 1
+    fi
+    echo "SKIPPED, nothing was checked: $1" >&2
+    exit 0
+}
+
+# need TOOL...: all of them.
 need() {
     local tool
     for tool in "$@"; do
-        if ! command -v "$tool" >/dev/null; then
-            if [[ ${CI:-} == true ]]; then
-                echo "FAILED: $tool is missing" >&2
-                exit 1
-            fi
-            echo "SKIPPED, nothing was checked: $tool is missing" >&2
-            exit 0
-        fi
+        command -v "$tool" >/dev/null || missing "$tool is missing"
     done
 }
 
