@@ -3,6 +3,7 @@
 mod bounds;
 mod leases;
 mod life;
+mod protocol;
 mod relay;
 mod runtime;
 
