@@ -200,26 +200,33 @@ impl JobQueue {
         before: Timestamp,
         is_lost: impl Fn(&JobKey, u32) -> bool,
     ) -> Result<usize, Error> {
-        let ended = self
-            .shared
-            .store
-            .attempts_due(AttemptTimer::Lease, before, SWEEP_MAX)
-            .await?;
-        let entries: Vec<Entry> = ended
-            .into_iter()
-            .filter(|(key, attempt)| is_lost(key, *attempt))
-            .map(|(key, attempt)| Entry::Change {
-                key,
-                change: Change::Lose { attempt, before },
-            })
-            .collect();
-        if entries.is_empty() {
-            return Ok(0);
+        let mut swept = 0;
+        loop {
+            let store = &self.shared.store;
+            let ended = store.attempts_due(AttemptTimer::Lease, before, SWEEP_MAX);
+            let ended = ended.await?;
+            // A worker may vanish with more leases than go in one commit: its jobs wait for no next look.
+            let is_last = ended.len() < SWEEP_MAX;
+            let entries: Vec<Entry> = ended
+                .into_iter()
+                .filter(|(key, attempt)| is_lost(key, *attempt))
+                .map(|(key, attempt)| Entry::Change {
+                    key,
+                    change: Change::Lose { attempt, before },
+                })
+                .collect();
+            if entries.is_empty() {
+                return Ok(swept);
+            }
+            // An attempt that ended in between refuses, and one that renewed its lease: fine. One that cannot
+            // be read stays: whoever goes on until there are none must not wait for it.
+            let answers = self.change(entries, 0).await?;
+            let lost = answers.iter().filter(|answer| answer.is_done()).count();
+            swept += lost;
+            if is_last || lost == 0 {
+                return Ok(swept);
+            }
         }
-        // An attempt that ended in between refuses, and one that renewed its lease: fine. One that cannot
-        // be read stays: whoever goes on until there are none must not wait for it.
-        let answers = self.change(entries, 0).await?;
-        Ok(answers.iter().filter(|answer| answer.is_done()).count())
     }
 
     /// Housekeeping for a quiet moment.

@@ -1,5 +1,7 @@
 //! Leases: who is fenced off, what may be sent again, and what becomes of those who go away.
 
+use futures_util::future::join_all;
+
 use super::*;
 
 /// Goal: nothing that comes with the token of a lost lease changes anything; and the job goes on in another
@@ -43,6 +45,30 @@ async fn a_lost_lease_fences_its_holder_off() {
     assert_eq!(scene.server.get(&id_of(&new)).await.last_sequence, 5);
     let finished = scene.finish(&new.lease_token, done("in time")).await;
     assert_eq!(finished.expect("its end").state(), State::Succeeded);
+    scene.stop().await;
+}
+
+/// Goal: a worker that vanishes with more leases than one commit takes loses all of them at once: nobody waits
+/// for the next look.
+#[tokio::test]
+async fn a_worker_that_vanishes_with_many_leases_loses_all_of_them_at_once() {
+    const JOBS: usize = 600;
+    let dir = folder();
+    let clock = TestClock::new();
+    let setup = Setup::on(dir.path()).clock(Arc::new(clock.clone()));
+    let scene = Scene::new(setup).await;
+    let queue = &scene.server.queue;
+    let submits = (0..JOBS).map(|_| queue.submit(Submission::new("work", None)));
+    for submitted in soon(join_all(submits)).await {
+        submitted.expect("there is room");
+    }
+    let mut held = 0;
+    while held < JOBS {
+        held += scene.lease(at_once(1_000)).await.len();
+    }
+    clock.pass(Duration::from_secs(16));
+    let swept = queue.sweep_lost_leases(clock.steady()).await;
+    assert_eq!(swept.expect("swept"), JOBS);
     scene.stop().await;
 }
 
