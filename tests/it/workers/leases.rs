@@ -251,6 +251,43 @@ async fn a_claim_whose_caller_went_away_is_handed_back() {
 async fn progress_that_is_held_back_renews_a_short_lease() {
     let dir = folder();
     let clock = TestClock::new();
+    let (scene, leased) = slow_progress(&dir, &clock).await;
+    for step in 0..10 {
+        let report = progress(&leased.lease_token, f64::from(step) / 10.0);
+        scene.report(report).await.expect("it holds the lease");
+        clock.pass(Duration::from_millis(1_700));
+        let queue = &scene.server.queue;
+        let swept = queue.sweep_leases(clock.steady()).await;
+        assert_eq!(swept.expect("swept"), 0, "step {step}");
+    }
+    scene.stop().await;
+}
+
+/// Goal: a worker may count its term from any report that was answered, also where its progress was held back
+/// and nothing was stored: whoever comes to end the lease finds it renewed, and not for longer.
+#[tokio::test]
+async fn a_lease_holds_its_term_from_a_report_that_was_held_back() {
+    let dir = folder();
+    let clock = TestClock::new();
+    let (scene, leased) = slow_progress(&dir, &clock).await;
+    // The first is stored at once.
+    for (fraction, millis) in [(0.1, 0), (0.2, 900), (0.3, 500)] {
+        clock.pass(Duration::from_millis(millis));
+        let told = scene.report(progress(&leased.lease_token, fraction)).await;
+        told.expect("it holds the lease");
+    }
+    clock.pass(Duration::from_secs(4));
+    let queue = &scene.server.queue;
+    let swept = queue.sweep_leases(clock.steady()).await;
+    assert_eq!(swept.expect("swept"), 0);
+    clock.pass(Duration::from_secs(1) + Duration::from_millis(1));
+    let swept = queue.sweep_leases(clock.steady()).await;
+    assert_eq!(swept.expect("swept"), 1);
+    scene.stop().await;
+}
+
+/// A job whose progress is stored once a minute, leased for the shortest term.
+async fn slow_progress(dir: &TempDir, clock: &TestClock) -> (Scene, pb::LeasedJob) {
     let setup = Setup::on(dir.path()).clock(Arc::new(clock.clone()));
     let setup = setup.config(|config| {
         let settings = TypeSettings {
@@ -270,22 +307,18 @@ async fn progress_that_is_held_back_renews_a_short_lease() {
         ..lease_request(1)
     };
     let leased = scene.lease(request).await.remove(0);
-    for step in 0..10 {
-        let progress = pb::Progress {
-            fraction: Some(f64::from(step) / 10.0),
-            ..pb::Progress::default()
-        };
-        let report = pb::ReportRequest {
-            events: vec![pb::WorkerEvent {
-                event: Some(pb::worker_event::Event::Progress(progress)),
-            }],
-            ..heartbeat(&leased.lease_token)
-        };
-        scene.report(report).await.expect("it holds the lease");
-        clock.pass(Duration::from_millis(1_700));
-        let queue = &scene.server.queue;
-        let swept = queue.sweep_leases(clock.steady()).await;
-        assert_eq!(swept.expect("swept"), 0, "step {step}");
+    (scene, leased)
+}
+
+fn progress(token: &str, fraction: f64) -> pb::ReportRequest {
+    let progress = pb::Progress {
+        fraction: Some(fraction),
+        ..pb::Progress::default()
+    };
+    pb::ReportRequest {
+        events: vec![pb::WorkerEvent {
+            event: Some(pb::worker_event::Event::Progress(progress)),
+        }],
+        ..heartbeat(token)
     }
-    scene.stop().await;
 }
