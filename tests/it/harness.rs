@@ -53,6 +53,8 @@ pub(crate) struct TestServer {
 pub(crate) struct TestClock {
     clock: Arc<SystemClock>,
     ahead: Arc<AtomicI64>,
+    /// Of the wall clock, which may be set to any time.
+    set: Arc<AtomicI64>,
 }
 
 impl TestClock {
@@ -60,6 +62,7 @@ impl TestClock {
         Self {
             clock: Arc::new(SystemClock::new()),
             ahead: Arc::default(),
+            set: Arc::default(),
         }
     }
 
@@ -67,6 +70,11 @@ impl TestClock {
     pub(crate) fn pass(&self, time: Duration) {
         let micros = i64::try_from(time.as_micros()).expect("a short time");
         self.ahead.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// Sets the wall clock, so many seconds from where it would be.
+    pub(crate) fn set_wall(&self, seconds: i64) {
+        self.set.store(seconds * 1_000_000, Ordering::Relaxed);
     }
 
     fn later(&self, at: Timestamp) -> Timestamp {
@@ -77,7 +85,8 @@ impl TestClock {
 
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
-        self.later(self.clock.now())
+        let set = self.set.load(Ordering::Relaxed);
+        Timestamp::from_micros(self.later(self.clock.now()).as_micros() + set)
     }
 
     fn steady(&self) -> Timestamp {

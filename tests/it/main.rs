@@ -8,6 +8,7 @@ mod clock;
 mod crash;
 mod damaged;
 mod drain;
+mod drills;
 mod errors;
 mod errors_jobs;
 mod errors_malformed;

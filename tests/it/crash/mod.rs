@@ -202,7 +202,7 @@ pub(crate) fn sleep_request(seconds: f64) -> pb::SubmitRequest {
 }
 
 /// Waits until nothing is left to do.
-async fn all_over(client: &pacenote::client::Client) {
+pub(crate) async fn all_over(client: &pacenote::client::Client) {
     use pb::job::State;
     let live = [
         State::Scheduled,

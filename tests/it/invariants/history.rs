@@ -113,12 +113,21 @@ impl Entry {
     pub(crate) fn decoded(event: &EncodedEvent) -> Self {
         let decoded = pb::JobEvent::decode(event.bytes.clone()).expect("an event");
         assert_eq!(decoded.sequence, event.sequence);
+        Self::read(&decoded, &event.bytes)
+    }
+
+    /// An event as a client has it. Only to be compared with others that came this way.
+    pub(crate) fn of(event: &pb::JobEvent) -> Self {
+        Self::read(event, &event.encode_to_vec())
+    }
+
+    fn read(decoded: &pb::JobEvent, bytes: &[u8]) -> Self {
         let mut print = DefaultHasher::new();
-        event.bytes.hash(&mut print);
+        bytes.hash(&mut print);
         Self {
             sequence: decoded.sequence,
             attempt: u32::try_from(decoded.attempt).expect("an attempt"),
-            what: match decoded.event {
+            what: match &decoded.event {
                 Some(Event::StateChange(moved)) => What::Moved(
                     state(moved.from_state()),
                     state(moved.to_state()).expect("a state"),
@@ -131,7 +140,8 @@ impl Entry {
     }
 }
 
-fn state(state: pb::job::State) -> Option<JobState> {
+/// A state as a client has it; `None` where there is none.
+pub(crate) fn state(state: pb::job::State) -> Option<JobState> {
     use pb::job::State;
     Some(match state {
         State::Unspecified => return None,
