@@ -26,6 +26,27 @@ pub(super) async fn measure(report: &Report, folder: &Path, jobs: usize) -> anyh
     bench.store.close().await;
     let began = Instant::now();
     let subject = Subject::start_on(folder, &path).await?;
+    worked_off(&subject, jobs).await?;
+    let seconds = began.elapsed().as_secs_f64();
+    let cpu = subject.cpu()? * 1e6 / jobs as f64;
+    let rate = jobs as f64 / seconds;
+    report.figure(&Figure {
+        name: "drain",
+        what: "waiting no-op jobs worked off, default settings, start of the server included",
+        ceiling: "40,000/s",
+        rate: Some(rate),
+        p50_ms: None,
+        p99_ms: None,
+        cpu_us: Some(cpu),
+        ratio: rate / AIM,
+        target: Target::AtLeast(1.0),
+        rounds: vec![rate / AIM],
+    })?;
+    subject.stop().await
+}
+
+/// Waits until the last of so many jobs is done, and looks whether they were done well.
+pub(super) async fn worked_off(subject: &Subject, jobs: usize) -> anyhow::Result<()> {
     let channel = Endpoint::from_shared(subject.jobs.clone())?
         .connect()
         .await?;
@@ -48,8 +69,6 @@ pub(super) async fn measure(report: &Report, folder: &Path, jobs: usize) -> anyh
         };
         client.wait(wait).await?;
     }
-    let seconds = began.elapsed().as_secs_f64();
-    let cpu = subject.cpu()? * 1e6 / jobs as f64;
     let done = pb::ListRequest {
         page_size: 1_000,
         states: vec![State::Succeeded as i32],
@@ -59,18 +78,5 @@ pub(super) async fn measure(report: &Report, folder: &Path, jobs: usize) -> anyh
     ensure!(page.jobs.len() == jobs.min(1_000), "some did not succeed");
     let last = page.jobs.first().context("nothing was done")?;
     ensure!(last.attempt == 1, "a job ran {} times", last.attempt);
-    let rate = jobs as f64 / seconds;
-    report.figure(&Figure {
-        name: "drain",
-        what: "waiting no-op jobs worked off, default settings, start of the server included",
-        ceiling: "40,000/s",
-        rate: Some(rate),
-        p50_ms: None,
-        p99_ms: None,
-        cpu_us: Some(cpu),
-        ratio: rate / AIM,
-        target: Target::AtLeast(1.0),
-        rounds: vec![rate / AIM],
-    })?;
-    subject.stop().await
+    Ok(())
 }

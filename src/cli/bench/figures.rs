@@ -16,7 +16,7 @@ use crate::pb::job::State;
 use crate::pb::job_service_client::JobServiceClient;
 use crate::pb::watch_job_response::Content;
 
-const CONNECTIONS: usize = 8;
+pub(super) const CONNECTIONS: usize = 8;
 pub(super) const IN_FLIGHT: usize = 64;
 /// Between two looks at a job that has not begun yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
@@ -353,7 +353,7 @@ impl Log {
     }
 }
 
-async fn connect(address: &str) -> anyhow::Result<Channel> {
+pub(super) async fn connect(address: &str) -> anyhow::Result<Channel> {
     let endpoint = Endpoint::from_shared(address.to_owned())?.tcp_nodelay(true);
     Ok(endpoint.connect().await?)
 }

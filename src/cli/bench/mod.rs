@@ -15,6 +15,7 @@ mod paused;
 mod purge;
 mod report;
 pub mod subject;
+mod workers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -61,6 +62,8 @@ pub enum Which {
     SubmitOne,
     /// From submit to handler start on an idle server
     Start,
+    /// From submit to the handler of a worker outside the server
+    WorkerStart,
     /// Run of a handler that does nothing, to its end, at 64 in flight
     Run,
     /// Durable Submit at 64 in flight, the jobs being run
@@ -77,6 +80,10 @@ pub enum Which {
     Claim,
     /// Working off a backlog of jobs that do nothing
     Drain,
+    /// Working off such a backlog by a worker outside the server, beside the server's own pool
+    Workers,
+    /// A thousand workers that wait for work
+    WorkerIdle,
     /// Durable Submit at 64 in flight while a million jobs are removed
     Purge,
 }
@@ -86,7 +93,12 @@ impl Which {
     fn is_apart(self) -> bool {
         matches!(
             self,
-            Self::WatchJobs | Self::Claim | Self::Drain | Self::Purge
+            Self::WatchJobs
+                | Self::Claim
+                | Self::Drain
+                | Self::Workers
+                | Self::WorkerIdle
+                | Self::Purge
         )
     }
 }
@@ -120,7 +132,7 @@ async fn measure(args: BenchArgs) -> anyhow::Result<()> {
         let course = Course::open(folder.path().to_owned(), rounds.max(1), turn).await?;
         course.fill_place().await?;
         for which in Which::value_variants() {
-            if wanted(*which) {
+            if wanted(*which) && !which.is_apart() {
                 one(&course, &report, *which).await?;
             }
         }
@@ -139,6 +151,13 @@ async fn measure(args: BenchArgs) -> anyhow::Result<()> {
         let jobs = if args.short { 10_000 } else { 100_000 };
         drain::measure(&report, folder.path(), jobs).await?;
     }
+    if wanted(Which::Workers) {
+        let jobs = if args.short { 5_000 } else { 30_000 };
+        workers::drains(&report, folder.path(), jobs, rounds.clamp(1, 3), turn).await?;
+    }
+    if wanted(Which::WorkerIdle) {
+        workers::idle(&report, folder.path(), args.short).await?;
+    }
     if wanted(Which::Purge) {
         let shrink = if args.short { 10 } else { 1 };
         let jobs = (args.purge_jobs / shrink).max(1);
@@ -154,8 +173,9 @@ async fn one(course: &Course, report: &Report, which: Which) -> anyhow::Result<(
         Which::Run => course.runs(report).await,
         Which::SubmitOne => course.latency(report, false).await,
         Which::Start => course.latency(report, true).await,
+        Which::WorkerStart => workers::starts(course, report).await,
         Which::Batch => course.batches(report).await,
         Which::Events => course.events(report).await,
-        Which::WatchJobs | Which::Claim | Which::Drain | Which::Purge => Ok(()),
+        apart => unreachable!("{apart:?} has a server of its own"),
     }
 }

@@ -43,6 +43,8 @@ pub(super) enum Target {
     AtLeast(f64),
     /// At most.
     AtMost(f64),
+    /// Nothing was aimed for.
+    Open,
 }
 
 impl Target {
@@ -50,6 +52,7 @@ impl Target {
         match self {
             Self::AtLeast(bound) => ratio >= bound,
             Self::AtMost(bound) => ratio <= bound,
+            Self::Open => true,
         }
     }
 }
@@ -101,6 +104,7 @@ impl Report {
         let target = match figure.target {
             Target::AtLeast(bound) => format!("≥ {bound}"),
             Target::AtMost(bound) => format!("≤ {bound}"),
+            Target::Open => String::new(),
         };
         let missed = if figure.target.is_met_by(figure.ratio) {
             ""

@@ -208,6 +208,16 @@ impl Subject {
         Ok(ticks / TICKS_A_SECOND)
     }
 
+    /// Its share of the machine's memory. KiB.
+    pub(super) fn pss_kib(&self) -> anyhow::Result<f64> {
+        let pid = self.child.id().context("the server has ended")?;
+        let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+        let mut lines = rollup.lines();
+        let pss = lines.find_map(|line| line.strip_prefix("Pss:"));
+        let pss = pss.context("smaps_rollup has no Pss")?;
+        Ok(pss.trim_end_matches("kB").trim().parse()?)
+    }
+
     /// Ends it.
     pub(super) async fn stop(mut self) -> anyhow::Result<()> {
         // Its standard input ends, and with it the server.
