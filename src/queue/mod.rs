@@ -25,6 +25,7 @@ mod read;
 mod remote;
 mod retry;
 mod schedule;
+mod seal;
 mod settings;
 mod submission;
 mod submit;
