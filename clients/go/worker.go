@@ -273,7 +273,7 @@ func (r *run) keepLeases() {
 		for i, lease := range answer.GetLeases() {
 			if lease.GetLost() {
 				attempts[i].lose(ErrLeaseLost)
-			} else {
+			} else if lease.GetLeaseExpireTime() != nil { // Without one, the server cannot say how it stands.
 				attempts[i].hear(lease.GetCancelRequested(), lease.GetCancelReason(), sent)
 			}
 		}

@@ -17,7 +17,7 @@ use crate::job::limits::{
 use crate::job::{JobSnapshot, Outcome, Payloads, Report};
 use crate::pb;
 use crate::pb::worker_service_server::WorkerService;
-use crate::queue::{JobQueue, LeaseStanding, LeasedJob, WorkRequest, default_tenant};
+use crate::queue::{JobQueue, LeaseStanding, LeasedJob, Renewal, WorkRequest, default_tenant};
 use crate::wire;
 use crate::wire::reports::{from_error, from_event};
 
@@ -93,10 +93,10 @@ impl WorkerService for Workers {
     ) -> Result<Response<pb::ExtendLeasesResponse>, Status> {
         let request = opened(request)?;
         let tenant = default_tenant();
-        let standings = self.queue.extend_leases(&tenant, &request.lease_tokens);
-        let standings = standings.await.map_err(status)?;
+        let renewals = self.queue.extend_leases(&tenant, &request.lease_tokens);
+        let renewals = renewals.await.map_err(status)?;
         Ok(Response::new(pb::ExtendLeasesResponse {
-            leases: standings.into_iter().map(to_status).collect(),
+            leases: renewals.into_iter().map(to_status).collect(),
         }))
     }
 
@@ -165,18 +165,19 @@ fn to_leased(leased: LeasedJob) -> pb::LeasedJob {
     }
 }
 
-fn to_status(standing: Option<LeaseStanding>) -> pb::LeaseStatus {
-    let Some(LeaseStanding { expires_at, cancel }) = standing else {
-        return pb::LeaseStatus {
+fn to_status(renewal: Renewal) -> pb::LeaseStatus {
+    match renewal {
+        Renewal::Renewed(LeaseStanding { expires_at, cancel }) => pb::LeaseStatus {
+            lease_expire_time: Some(wire::to_timestamp(expires_at)),
+            lost: false,
+            cancel_requested: cancel.is_some(),
+            cancel_reason: cancel.unwrap_or_default(),
+        },
+        Renewal::Lost => pb::LeaseStatus {
             lost: true,
             ..pb::LeaseStatus::default()
-        };
-    };
-    pb::LeaseStatus {
-        lease_expire_time: Some(wire::to_timestamp(expires_at)),
-        lost: false,
-        cancel_requested: cancel.is_some(),
-        cancel_reason: cancel.unwrap_or_default(),
+        },
+        Renewal::Unknown => pb::LeaseStatus::default(),
     }
 }
 

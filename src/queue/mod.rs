@@ -54,7 +54,7 @@ pub use overview::{Depths, LimitSources, QueueList, QueueStatus, Source, Status,
 pub use places::Places;
 pub use rates::LastMinute;
 pub use read::{EventPage, EventQuery, JobPage, Waited, check_page_size, check_sequence};
-pub use remote::{LeaseStanding, LeasedJob, Work, WorkRequest};
+pub use remote::{LeaseStanding, LeasedJob, Renewal, Work, WorkRequest};
 pub use settings::{Edit, LimitsEdit};
 pub use submission::{
     InputCheck, KnownType, RetryOverrides, Start, Submission, TimeoutOverrides, UniqueRequest,

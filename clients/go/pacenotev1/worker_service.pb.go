@@ -571,7 +571,9 @@ func (x *ExtendLeasesResponse) GetLeases() []*LeaseStatus {
 // How a lease stands.
 type LeaseStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// When it ends unless it is renewed again, by the server's clock. Absent where it is lost.
+	// When it ends unless it is renewed again, by the server's clock. Absent where it is lost, and where the server
+	// cannot say how it stands, because what is stored of its job is damaged or could not be written: then it was not
+	// renewed, and the attempt goes on until the worker's own clock says that its term is over.
 	LeaseExpireTime *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=lease_expire_time,json=leaseExpireTime,proto3" json:"lease_expire_time,omitempty"`
 	// It is not the worker's any more: stop the attempt, and tell nothing of it.
 	Lost bool `protobuf:"varint,2,opt,name=lost,proto3" json:"lost,omitempty"`

@@ -113,6 +113,8 @@ export class Attempt {
   /** @internal Takes note of how the lease stands, from an answer to what was sent at that time. */
   hear(standing: ReportResponse | LeaseStatus, sentAt: number): void {
     if ("lost" in standing && standing.lost) return this.lose();
+    // The server cannot say how it stands: it was not renewed.
+    if (!standing.leaseExpireTime) return;
     this.#heldUntil = Math.max(this.#heldUntil, sentAt + this.#holdMs);
     if (standing.cancelRequested) {
       this.cancelled = true;

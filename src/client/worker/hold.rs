@@ -202,6 +202,8 @@ impl Holds {
     fn hear(&self, token: &str, sent: Instant, lease: &pb::LeaseStatus) {
         if lease.lost {
             self.lose(token);
+        } else if lease.lease_expire_time.is_none() {
+            tracing::warn!("the server cannot say how a lease stands");
         } else if let Some(hold) = self.by_token().get(token) {
             hold.renewed(sent, self.term, lease.cancel_requested);
         }
@@ -242,6 +244,23 @@ mod tests {
         assert_eq!(hold.state().good_until, later + Duration::from_secs(13));
         let short = Holds::new(*LEASE_TERMS.start()).take("b".to_owned(), begun);
         assert_eq!(short.state().good_until, begun + Duration::from_secs(4));
+    }
+
+    #[test]
+    fn a_lease_of_which_the_server_can_say_nothing_is_neither_renewed_nor_lost() {
+        let holds = Holds::new(LEASE);
+        let begun = Instant::now();
+        let hold = holds.take("a".to_owned(), begun);
+        let later = begun + Duration::from_secs(5);
+        holds.hear("a", later, &pb::LeaseStatus::default());
+        assert_eq!(hold.state().good_until, begun + Duration::from_secs(13));
+        assert_eq!(hold.cause(), None);
+        let renewed = pb::LeaseStatus {
+            lease_expire_time: Some(prost_types::Timestamp::default()),
+            ..pb::LeaseStatus::default()
+        };
+        holds.hear("a", later, &renewed);
+        assert_eq!(hold.state().good_until, later + Duration::from_secs(13));
     }
 
     #[test]

@@ -70,6 +70,18 @@ pub struct LeasedJob {
     pub expires_at: Timestamp,
 }
 
+/// What became of a renewal.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Renewal {
+    /// The lease holds.
+    Renewed(LeaseStanding),
+    /// It is not its holder's any more.
+    Lost,
+    /// Nothing can be said: what is stored of its job is damaged, or could not be written. It ends when its
+    /// term does, unless a later renewal says otherwise.
+    Unknown,
+}
+
 /// How a lease stands.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LeaseStanding {
@@ -177,18 +189,18 @@ impl JobQueue {
         self.standing(&holder, answer).await
     }
 
-    /// Renews leases. Answers each in order; `None` for one that is lost.
+    /// Renews leases. Answers each in order: one that cannot be read, or written, takes no other along.
     ///
     /// # Errors
     /// [`Error::Invalid`], [`Error::Exhausted`], [`Error::Unavailable`].
     ///
     /// # Cancel safety
-    /// Once it has begun, it happens although nobody hears of it.
+    /// Once it has begun, some of it may happen although nobody hears of it.
     pub async fn extend_leases(
         &self,
         tenant: &Name,
         tokens: &[String],
-    ) -> Result<Vec<Option<LeaseStanding>>, Error> {
+    ) -> Result<Vec<Renewal>, Error> {
         let mut violations = Violations::default();
         if tokens.is_empty() || tokens.len() > LEASED_MAX {
             let problem = format!(
@@ -204,19 +216,54 @@ impl JobQueue {
             holders.extend(violations.check(&field, token::parse(&secret, tenant, token)));
         }
         violations.into_result()?;
-        let entries = holders
-            .iter()
-            .map(|holder| self.renewal(holder, 0, Vec::new()));
-        let answers = self.change(entries.collect(), 0).await?;
-        let mut standings = Vec::with_capacity(answers.len());
+        let answers = self.renew_apart(&holders).await?;
+        let mut renewals = Vec::with_capacity(answers.len());
         for (holder, answer) in holders.iter().zip(answers) {
-            standings.push(match self.standing(holder, answer).await {
-                Ok(standing) => Some(standing),
-                Err(Error::Precondition(Precondition::StaleLease) | Error::NotFound { .. }) => None,
+            let standing = match answer {
+                Some(answer) => self.standing(holder, answer).await.map(Some),
+                None => Ok(None),
+            };
+            renewals.push(match standing {
+                Ok(Some(standing)) => Renewal::Renewed(standing),
+                Err(Error::Precondition(Precondition::StaleLease) | Error::NotFound { .. }) => {
+                    Renewal::Lost
+                }
+                // Why is in the log.
+                Ok(None) | Err(Error::Internal { .. }) => {
+                    tracing::warn!(job = %holder.lease.key.id, "a lease is neither renewed nor lost");
+                    Renewal::Unknown
+                }
                 Err(error) => return Err(error),
             });
         }
-        Ok(standings)
+        Ok(renewals)
+    }
+
+    /// Renews leases in one commit, and where that fails by our own fault in smaller ones, so that those of which
+    /// nothing can be stored fail alone: `None` for them.
+    async fn renew_apart(&self, holders: &[Holder]) -> Result<Vec<Option<Answer>>, Error> {
+        /// How often a commit that failed is made again as two. Chosen: three bad ones of a thousand are
+        /// found; where it is more, the store's trouble is not theirs.
+        const SPLITS_MAX: usize = 32;
+        let mut splits = 0;
+        let mut answers = Vec::with_capacity(holders.len());
+        let mut left = vec![holders];
+        while let Some(part) = left.pop() {
+            let entries = part
+                .iter()
+                .map(|holder| self.renewal(holder, 0, Vec::new()));
+            match self.change(entries.collect(), 0).await {
+                Ok(stored) => answers.extend(stored.into_iter().map(Some)),
+                Err(Error::Internal { .. }) if part.len() > 1 && splits < SPLITS_MAX => {
+                    splits += 1;
+                    let (some, others) = part.split_at(part.len() / 2);
+                    left.extend([others, some]);
+                }
+                Err(Error::Internal { .. }) => answers.extend(part.iter().map(|_| None)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(answers)
     }
 
     /// Ends an attempt. The same end told again by its holder is answered again, and changes nothing;

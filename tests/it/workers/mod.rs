@@ -1,6 +1,7 @@
 //! Workers that are other programs: leases, reports and ends through `WorkerService`.
 
 mod bounds;
+mod faults;
 mod leases;
 mod life;
 mod protocol;

@@ -370,6 +370,9 @@ public final class Worker implements AutoCloseable {
                 if (lease.getLost()) {
                     attempts.get(index).lose();
                 }
+                if (!lease.hasLeaseExpireTime()) { // Lost, or the server cannot say how it stands: not renewed.
+                    continue;
+                }
                 attempts.get(index).holdsUntil(sent + hold);
                 attempts.get(index).hear(lease.getCancelRequested(), lease.getCancelReason());
             }
