@@ -1,6 +1,7 @@
 //! What the server itself asks of a queue: a pool that takes part, jobs that become due or expire, leases
 //! that ended, attempts that are silent.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::queue::writer::{Answer, Begin, Pool, Request};
 use crate::queue::{JobQueue, Places};
 use crate::store::{AttemptTimer, Entry, StoreError, Timer};
 
-/// Jobs that are changed in one go because their time has come.
+/// Jobs that are changed in one go because their time has come. Chosen: a commit with them is short.
 const SWEEP_MAX: usize = 256;
 /// When jobs are asked again that have all refused. Chosen: soon enough for people.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
@@ -175,7 +176,7 @@ impl JobQueue {
         }
     }
 
-    /// Ends attempts whose lease ended before `before`, by the steady clock, whoever holds it. Answers
+    /// Ends all attempts whose lease ended before `before`, by the steady clock, whoever holds it. Answers
     /// how many.
     ///
     /// # Errors
@@ -195,18 +196,26 @@ impl JobQueue {
             .await
     }
 
+    /// In batches, so that others have their turn between them. What cannot be ended does not stand before what can,
+    /// and no job is ended twice.
     async fn sweep(
         &self,
         before: Timestamp,
         is_lost: impl Fn(&JobKey, u32) -> bool,
     ) -> Result<usize, Error> {
+        let store = &self.shared.store;
+        let mut seen: HashSet<JobKey> = HashSet::new();
         let mut swept = 0;
         loop {
-            let store = &self.shared.store;
-            let ended = store.attempts_due(AttemptTimer::Lease, before, SWEEP_MAX);
-            let ended = ended.await?;
-            // A worker may vanish with more leases than go in one commit: its jobs wait for no next look.
-            let is_last = ended.len() < SWEEP_MAX;
+            // Those of before that are still there come first again.
+            let limit = seen.len() - swept + SWEEP_MAX;
+            let ended = store.attempts_due(AttemptTimer::Lease, before, limit);
+            let mut ended = ended.await?;
+            let is_last = ended.len() < limit;
+            ended.retain(|(key, _)| seen.insert(key.clone()));
+            if ended.is_empty() {
+                return Ok(swept);
+            }
             let entries: Vec<Entry> = ended
                 .into_iter()
                 .filter(|(key, attempt)| is_lost(key, *attempt))
@@ -215,15 +224,13 @@ impl JobQueue {
                     change: Change::Lose { attempt, before },
                 })
                 .collect();
-            if entries.is_empty() {
-                return Ok(swept);
+            if !entries.is_empty() {
+                // An attempt that ended in between refuses, and one that renewed its lease: fine. One that cannot
+                // be read stays: whoever goes on until there are none must not wait for it.
+                let answers = self.change(entries, 0).await?;
+                swept += answers.iter().filter(|answer| answer.is_done()).count();
             }
-            // An attempt that ended in between refuses, and one that renewed its lease: fine. One that cannot
-            // be read stays: whoever goes on until there are none must not wait for it.
-            let answers = self.change(entries, 0).await?;
-            let lost = answers.iter().filter(|answer| answer.is_done()).count();
-            swept += lost;
-            if is_last || lost == 0 {
+            if is_last {
                 return Ok(swept);
             }
         }

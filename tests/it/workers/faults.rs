@@ -1,10 +1,60 @@
 //! Workers and a server that cannot hear them: damaged rows, a full disk, a process that stood still, callers that
 //! went away. What is no worker's fault costs no worker its lease, and no job an attempt.
 
+use pacenote::config::TypeSettings;
+use pacenote::error::Error;
+use pacenote::job::name::JobKey;
+use pacenote::job::{Job, JobState};
+use pacenote::queue::{JobQueue, LeasedJob, Places};
+use pacenote::store::View;
+
 use super::*;
+use crate::clock::OwnedClock;
 use crate::harness::job_key;
+use crate::life_time;
 use crate::store::bench::connect;
 use crate::store::meddled::{DAMAGED, meddle};
+
+const TERM: Duration = Duration::from_secs(15);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn work_request(max_jobs: usize, term: Duration) -> WorkRequest {
+    WorkRequest {
+        tenant: default_tenant(),
+        worker_id: "worker-1".to_owned(),
+        types: vec![Name::of("work")],
+        queues: Vec::new(),
+        max_jobs,
+        term,
+        wait: Duration::ZERO,
+    }
+}
+
+/// New jobs that a worker holds.
+async fn held(queue: &JobQueue, jobs: usize, term: Duration) -> Vec<LeasedJob> {
+    for _ in 0..jobs {
+        life_time::submit(queue).await;
+    }
+    let mut held = Vec::new();
+    while held.len() < jobs {
+        let work = soon(queue.lease(work_request(jobs - held.len(), term), |_| true)).await;
+        held.extend(work.expect("a good request").jobs);
+    }
+    held
+}
+
+fn key_of(leased: &LeasedJob) -> &JobKey {
+    &leased.snapshot.job.key
+}
+
+async fn job_of(queue: &JobQueue, key: &JobKey) -> Arc<Job> {
+    queue.get(key, View::Basic).await.expect("it is there").job
+}
+
+/// How many attempts the sweep of the server ends now.
+async fn sweep(queue: &JobQueue) -> Result<usize, Error> {
+    soon(queue.sweep_lost_leases(queue.steady_now())).await
+}
 
 /// Goal: a lease of which the server can say nothing, because its job's row is damaged or cannot be written, is
 /// neither renewed nor lost, and takes no other lease along. Method: one row damaged between two servers, so that
@@ -47,4 +97,36 @@ begin select raise(abort, 'this test''s fault'); end";
         }
     }
     scene.stop().await;
+}
+
+/// Goal: however many leases end at once, one sweep ends them all, also where attempts stand before them that it
+/// leaves alone. Method: attempts of this process, whose leases ended first, and a worker that died with many jobs.
+#[tokio::test]
+async fn one_sweep_ends_all_leases_that_are_over() {
+    const OF_THE_POOL: usize = 300;
+    const OF_WORKERS: usize = 700;
+    let (dir, clock) = (folder(), OwnedClock::new(1));
+    let queue = life_time::open(dir.path(), &clock, TypeSettings::default()).await;
+    let (claimed, mut handed) = tokio::sync::mpsc::unbounded_channel();
+    let places = Places::new(OF_THE_POOL, [(Name::of("work"), OF_THE_POOL)]);
+    let begin = Box::new(move |job| claimed.send(job).expect("the test is there"));
+    queue.attach_pool("test".to_owned(), places, begin).await;
+    let mut alive = Vec::new();
+    for _ in 0..OF_THE_POOL {
+        life_time::submit(&queue).await;
+        alive.push(soon(handed.recv()).await.expect("claimed"));
+    }
+    clock.pass(SECOND);
+    let dead = held(&queue, OF_WORKERS, TERM).await;
+    clock.pass(TERM + SECOND);
+    assert_eq!(sweep(&queue).await.expect("swept"), OF_WORKERS);
+    for leased in &dead {
+        let job = job_of(&queue, key_of(leased)).await;
+        assert_eq!((job.state, job.attempts_charged), (JobState::Queued, 1));
+    }
+    for one in &alive {
+        let job = job_of(&queue, &one.claimed.job.key).await;
+        assert_eq!((job.state, job.attempt), (JobState::Running, 1));
+    }
+    queue.close().await;
 }
