@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::job::limits::{LEASE, STALL_TIME_DEFAULT};
+use crate::job::limits::STALL_TIME_DEFAULT;
 use crate::job::time::Timestamp;
 use crate::queue::JobQueue;
 
@@ -85,27 +85,29 @@ async fn sweep_attempts(queue: JobQueue) {
     let mut pulse = Pulse::new(queue.steady_now());
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
+        // Behind a disk that stands still nobody is heard either.
+        queue.settle().await;
         let now = queue.steady_now();
         if let Some(stood_still) = pulse.beat(now) {
-            tracing::warn!(?stood_still, "no lease is swept for one term");
+            tracing::warn!(
+                ?stood_still,
+                "nobody was heard meanwhile: each lease begins anew"
+            );
+            queue.begin_leases_anew();
         }
         // What fails was logged where it failed; the next round tries again.
-        if pulse.sweeps_leases(now)
-            && let Ok(swept @ 1..) = queue.sweep_lost_leases(now).await
-        {
+        if let Ok(swept @ 1..) = queue.sweep_lost_leases(now).await {
             tracing::warn!(swept, "leases ended without a word from their workers");
         }
         let _ = queue.report_stalled(pulse.heard_until(now)).await;
     }
 }
 
-/// Knows when this process itself stood still (a stopped process, a paused machine): nobody could be heard
-/// meanwhile, and nobody is to be blamed for it.
+/// Knows when this process itself stood still (a stopped process, a paused machine, a disk that took its time):
+/// nobody could be heard meanwhile, and nobody is to be blamed for it.
 #[derive(Debug)]
 struct Pulse {
     last: Timestamp,
-    /// Everyone gets a fresh term before the next lease is swept.
-    leases_spared_until: Timestamp,
     /// Time that does not count as silence, and until when that is so.
     unheard: Duration,
     unheard_until: Timestamp,
@@ -115,7 +117,6 @@ impl Pulse {
     fn new(now: Timestamp) -> Self {
         Self {
             last: now,
-            leases_spared_until: now,
             unheard: Duration::ZERO,
             unheard_until: now,
         }
@@ -131,15 +132,10 @@ impl Pulse {
         if since <= LATE_MAX {
             return None;
         }
-        self.leases_spared_until = now.after(LEASE);
         self.unheard += since;
         // Chosen: by then most have spoken, or would be called silent anyway.
         self.unheard_until = now.after(self.unheard + STALL_TIME_DEFAULT);
         Some(since)
-    }
-
-    fn sweeps_leases(&self, now: Timestamp) -> bool {
-        now >= self.leases_spared_until
     }
 
     /// The time by which silence is judged.
@@ -169,7 +165,6 @@ mod tests {
         let mut pulse = Pulse::new(at(0));
         for secs in [1, 4, 5, 8] {
             assert_eq!(pulse.beat(at(secs)), None);
-            assert!(pulse.sweeps_leases(at(secs)));
             assert_eq!(pulse.heard_until(at(secs)), at(secs));
         }
     }
@@ -178,11 +173,9 @@ mod tests {
     fn one_that_stood_still_blames_nobody_for_that_time() {
         let mut pulse = Pulse::new(at(0));
         assert_eq!(pulse.beat(at(1_000)), Some(Duration::from_secs(1_000)));
-        assert!(!pulse.sweeps_leases(at(1_000)));
         // Whoever was silent for ten seconds before is so for ten seconds now.
         assert_eq!(pulse.heard_until(at(1_000)), at(0));
         assert_eq!(pulse.beat(at(1_003)), None);
-        assert!(!pulse.sweeps_leases(at(1_014)) && pulse.sweeps_leases(at(1_015)));
         assert_eq!(pulse.heard_until(at(1_003)), at(3));
         // Again: both times count.
         assert_eq!(pulse.beat(at(1_105)), Some(Duration::from_secs(102)));

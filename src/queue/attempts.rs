@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::job::limits::LEASE;
 use crate::job::name::{JobKey, Lane, Name};
 use crate::job::policy::Limit;
 use crate::job::time::Timestamp;
@@ -71,6 +72,8 @@ struct State {
     running: HashMap<Lane, usize>,
     /// How long those took that are over, by type.
     means: HashMap<Name, Mean>,
+    /// Nobody could be heard until then, by the steady clock: each lease holds for its full term from there.
+    anew_from: Option<Timestamp>,
 }
 
 impl State {
@@ -110,8 +113,8 @@ struct Live {
     stop: StopSignal,
     began_at: Timestamp,
     lane: Lane,
-    /// Its worker is another program.
-    is_remote: bool,
+    /// Where its worker is another program: how long each renewal of its lease holds.
+    remote_term: Option<Duration>,
     /// When such a worker told something last.
     heard: Instant,
 }
@@ -141,7 +144,7 @@ impl Attempts {
             stop: stop.clone(),
             began_at: now,
             lane: lane.clone(),
-            is_remote: job.detail.remote_lease.is_some(),
+            remote_term: job.detail.remote_lease.map(|lease| lease.term),
             heard: Instant::now(),
         };
         let mut state = self.lock();
@@ -175,11 +178,24 @@ impl Attempts {
         }
     }
 
-    /// Whether an attempt runs in this process.
-    pub(super) fn is_alive(&self, key: &JobKey, attempt: u32) -> bool {
+    /// Nobody could be heard until now: each lease begins anew. `now` by the steady clock.
+    pub(super) fn begin_anew(&self, now: Timestamp) {
+        self.lock().anew_from = Some(now);
+    }
+
+    /// Whether an attempt is lost whose lease, as it is stored, ended before `before`: not where it runs in this
+    /// process, and not within its term after nobody could be heard.
+    pub(super) fn is_lost(&self, key: &JobKey, attempt: u32, before: Timestamp) -> bool {
         let state = self.lock();
-        let live = state.live.get(key);
-        live.is_some_and(|live| live.attempt == attempt && !live.is_remote)
+        let live = state.live.get(key).filter(|live| live.attempt == attempt);
+        let term = match live {
+            Some(live) => match live.remote_term {
+                Some(term) => term,
+                None => return false,
+            },
+            None => LEASE,
+        };
+        state.anew_from.is_none_or(|from| from.after(term) < before)
     }
 
     /// The worker of an attempt has told something.

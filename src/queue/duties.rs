@@ -186,14 +186,23 @@ impl JobQueue {
     }
 
     /// The same, but for attempts that live in this process: they are not lost, whatever kept their
-    /// heartbeats from being stored, and must not run beside a next one.
+    /// heartbeats from being stored, and must not run beside a next one; and but for leases that
+    /// [began anew](JobQueue::begin_leases_anew) and have not ended since.
     ///
     /// # Errors
     /// Where the store cannot be read or written.
     pub async fn sweep_lost_leases(&self, before: Timestamp) -> Result<usize, Error> {
         let attempts = &self.shared.attempts;
-        self.sweep(before, |key, attempt| !attempts.is_alive(key, attempt))
-            .await
+        self.sweep(before, |key, attempt| {
+            attempts.is_lost(key, attempt, before)
+        })
+        .await
+    }
+
+    /// Nobody could be heard until now: each lease holds for its full term from here.
+    pub fn begin_leases_anew(&self) {
+        let now = self.shared.clock.steady();
+        self.shared.attempts.begin_anew(now);
     }
 
     /// In batches, so that others have their turn between them. What cannot be ended does not stand before what can,

@@ -130,3 +130,35 @@ async fn one_sweep_ends_all_leases_that_are_over() {
     }
     queue.close().await;
 }
+
+/// Goal: while the server stood still nobody could renew anything: each lease holds for its own full term from when it
+/// came back, and whoever was gone before is gone after it. Method: what the sweeping duty does, by a clock of the
+/// test's, with leases of the shortest, the usual and the longest term.
+#[tokio::test]
+async fn leases_begin_anew_after_the_server_stood_still() {
+    let (dir, clock) = (folder(), OwnedClock::new(1));
+    let queue = life_time::open(dir.path(), &clock, TypeSettings::default()).await;
+    let terms = [5, 15, 300].map(Duration::from_secs);
+    let mut leased = Vec::new();
+    for term in terms {
+        leased.push(held(&queue, 1, term).await.remove(0));
+    }
+    clock.pass(SECOND * 1_000);
+    queue.begin_leases_anew();
+    let mut passed = Duration::ZERO;
+    for (term, leased) in terms.into_iter().zip(&leased) {
+        clock.pass(term - passed);
+        passed = term;
+        assert_eq!(sweep(&queue).await.expect("swept"), 0, "{term:?}");
+        clock.pass(SECOND);
+        passed += SECOND;
+        assert_eq!(sweep(&queue).await.expect("swept"), 1, "{term:?}");
+        let state = job_of(&queue, key_of(leased)).await.state;
+        assert_eq!(state, JobState::Queued);
+    }
+    // Leases that are given from here on know nothing of it.
+    held(&queue, 3, terms[0]).await;
+    clock.pass(terms[0] + SECOND);
+    assert_eq!(sweep(&queue).await.expect("swept"), 3);
+    queue.close().await;
+}
