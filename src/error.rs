@@ -193,6 +193,24 @@ impl Error {
         }
     }
 
+    /// When the caller may come back, where that helps.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Exhausted { retry_after, .. } | Self::Unavailable { retry_after, .. } => {
+                Some(*retry_after)
+            }
+            Self::Invalid { .. }
+            | Self::Malformed { .. }
+            | Self::NotFound { .. }
+            | Self::Purged { .. }
+            | Self::KeyReused { .. }
+            | Self::UniqueTaken { .. }
+            | Self::BatchTaken { .. }
+            | Self::Precondition(_)
+            | Self::Internal { .. } => None,
+        }
+    }
+
     /// Our fault: logs the cause and keeps it from the caller.
     pub fn internal(cause: &dyn std::fmt::Display) -> Self {
         let incident = uuid::Uuid::new_v4();

@@ -74,6 +74,8 @@ struct State {
     means: HashMap<Name, Mean>,
     /// Nobody could be heard until then, by the steady clock: each lease holds for its full term from there.
     anew_from: Option<Timestamp>,
+    /// The store had no room for a worker's renewal, and it is not known that it has since.
+    refused: bool,
 }
 
 impl State {
@@ -115,7 +117,7 @@ struct Live {
     lane: Lane,
     /// Where its worker is another program: how long each renewal of its lease holds.
     remote_term: Option<Duration>,
-    /// When such a worker told something last.
+    /// When such a worker told something last, or may next.
     heard: Instant,
 }
 
@@ -180,7 +182,38 @@ impl Attempts {
 
     /// Nobody could be heard until now: each lease begins anew. `now` by the steady clock.
     pub(super) fn begin_anew(&self, now: Timestamp) {
-        self.lock().anew_from = Some(now);
+        let mut state = self.lock();
+        state.anew_from = Some(now);
+        state.refused = false;
+    }
+
+    /// The store can take nothing now: whoever renews a lease is refused, through no fault of its own.
+    pub(super) fn refuse(&self) {
+        self.lock().refused = true;
+    }
+
+    /// Whether a worker's renewal was refused since leases began anew.
+    pub(super) fn has_refused(&self) -> bool {
+        self.lock().refused
+    }
+
+    /// Any attempt of another program's worker, and the term of its lease.
+    pub(super) fn any_remote(&self) -> Option<(Lease, Duration)> {
+        let state = self.lock();
+        state.live.iter().find_map(|(key, live)| {
+            let lease = Lease {
+                key: key.clone(),
+                attempt: live.attempt,
+            };
+            Some((lease, live.remote_term?))
+        })
+    }
+
+    /// Whether an attempt lives whose worker is another program.
+    pub(super) fn is_remote(&self, key: &JobKey, attempt: u32) -> bool {
+        let state = self.lock();
+        let live = state.live.get(key);
+        live.is_some_and(|live| live.attempt == attempt && live.remote_term.is_some())
     }
 
     /// Whether an attempt is lost whose lease, as it is stored, ended before `before`: not where it runs in this
@@ -198,14 +231,14 @@ impl Attempts {
         state.anew_from.is_none_or(|from| from.after(term) < before)
     }
 
-    /// The worker of an attempt has told something.
-    pub(super) fn hear(&self, lease: &Lease) {
+    /// The worker of an attempt has told something, or was told not to before a time to come.
+    pub(super) fn hear(&self, lease: &Lease, at: Instant) {
         if let Some(live) = self.lock().of(lease) {
-            live.heard = Instant::now();
+            live.heard = at;
         }
     }
 
-    /// When the worker of an attempt told something last.
+    /// When the worker of an attempt told something last, or may next.
     pub(super) fn heard(&self, lease: &Lease) -> Option<Instant> {
         self.lock().of(lease).map(|live| live.heard)
     }

@@ -187,16 +187,36 @@ impl JobQueue {
 
     /// The same, but for attempts that live in this process: they are not lost, whatever kept their
     /// heartbeats from being stored, and must not run beside a next one; and but for leases that
-    /// [began anew](JobQueue::begin_leases_anew) and have not ended since.
+    /// [began anew](JobQueue::begin_leases_anew) and have not ended since. As long as the store has no room
+    /// for renewals none is ended, and once it has, each begins anew.
     ///
     /// # Errors
     /// Where the store cannot be read or written.
     pub async fn sweep_lost_leases(&self, before: Timestamp) -> Result<usize, Error> {
         let attempts = &self.shared.attempts;
+        if attempts.has_refused() {
+            self.try_renewal().await?;
+            tracing::info!("the store takes renewals again: each lease begins anew");
+            self.begin_leases_anew();
+        }
         self.sweep(before, |key, attempt| {
             attempts.is_lost(key, attempt, before)
         })
         .await
+    }
+
+    /// Renews one lease, no matter which, to see whether the store has room for it.
+    async fn try_renewal(&self) -> Result<(), Error> {
+        let Some((lease, term)) = self.shared.attempts.any_remote() else {
+            return Ok(());
+        };
+        let change = self.report_change(&lease, 0, Vec::new(), term);
+        let key = lease.key;
+        match self.change_one(Entry::Change { key, change }, 0).await {
+            Err(error) if error.retry_after().is_some() => Err(error),
+            // What else is wrong with this one is not for want of room.
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Nobody could be heard until now: each lease holds for its full term from here.

@@ -298,6 +298,7 @@ impl Writer {
             .collect();
         let clock = &self.shared.clock;
         let room = self.quota.room(&entries);
+        let keeps_leases = entries.iter().any(|entry| self.keeps_leases(entry));
         let group = Group {
             entries,
             demand: offer.demand(),
@@ -329,6 +330,9 @@ impl Writer {
             }
             Err(error) => {
                 let to_caller = Error::from(error.clone());
+                if keeps_leases && to_caller.retry_after().is_some() {
+                    self.shared.attempts.refuse();
+                }
                 let now = self.shared.clock.steady();
                 self.schedule.settle(offer, &[], places, now);
                 if claims {
@@ -340,6 +344,21 @@ impl Writer {
                 answer(batch.replies, &mut [], Some(&to_caller));
                 unless_failed(error)
             }
+        }
+    }
+
+    /// Whether it is a word of a worker of another program, or the end of one's lease.
+    fn keeps_leases(&self, entry: &Entry) -> bool {
+        match entry {
+            Entry::Change {
+                key,
+                change: Change::Report { attempt, .. } | Change::Lose { attempt, .. },
+            } => self.shared.attempts.is_remote(key, *attempt),
+            Entry::Change { .. }
+            | Entry::Submit { .. }
+            | Entry::Batch(_)
+            | Entry::Check(_)
+            | Entry::Retry { .. } => false,
         }
     }
 

@@ -108,6 +108,11 @@ impl Faulty {
         *self.always.lock().expect("not poisoned") = Some((commits, error));
     }
 
+    /// Lets commits be again.
+    pub(crate) fn spare_commits(&self) {
+        *self.always.lock().expect("not poisoned") = None;
+    }
+
     /// Lets every commit fail from here on in which an attempt ends.
     pub(crate) fn fail_every_end(&self, error: StoreError) {
         *self.every_end.lock().expect("not poisoned") = Some(error);

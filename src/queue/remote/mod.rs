@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::error::{Error, Precondition, Violations};
 use crate::job::limits::{LEASE_TERMS, LEASED_MAX, LIST_MAX, POLL_MAX, STRING_BYTES_MAX};
@@ -182,11 +183,20 @@ impl JobQueue {
         let tells = !reports.is_empty();
         if tells {
             // It is not silent, whether or not there is room for what it tells.
-            self.shared.attempts.hear(&holder.lease);
+            self.shared.attempts.hear(&holder.lease, Instant::now());
         }
         let entry = self.renewal(&holder, number, reports);
-        let answer = self.change_one(entry, bytes).await?;
-        self.standing(&holder, answer).await
+        match self.change_one(entry, bytes).await {
+            Ok(answer) => self.standing(&holder, answer).await,
+            Err(error) => {
+                if let Some(wait) = error.retry_after().filter(|_| tells) {
+                    // Nor is whoever was told to come back later, until then.
+                    let attempts = &self.shared.attempts;
+                    attempts.hear(&holder.lease, Instant::now() + wait);
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Renews leases. Answers each in order: one that cannot be read, or written, takes no other along.

@@ -2,21 +2,43 @@
 //! went away. What is no worker's fault costs no worker its lease, and no job an attempt.
 
 use pacenote::config::TypeSettings;
-use pacenote::error::Error;
+use pacenote::error::{Error, Limit};
+use pacenote::job::limits::{LOG_BYTES_DEFAULT, WAITING_DEFAULT, WATCHERS_DEFAULT};
 use pacenote::job::name::JobKey;
+use pacenote::job::time::SystemClock;
 use pacenote::job::{Job, JobState};
-use pacenote::queue::{JobQueue, LeasedJob, Places};
-use pacenote::store::View;
+use pacenote::queue::{JobQueue, KnownType, LeasedJob, Places, QueueSettings};
+use pacenote::store::{StoreError, View};
 
 use super::*;
 use crate::clock::OwnedClock;
-use crate::harness::job_key;
+use crate::errors_store::Faulty;
+use crate::fronted::Fronted;
+use crate::harness::{job_key, output as said};
+use crate::life::settings;
 use crate::life_time;
 use crate::store::bench::connect;
 use crate::store::meddled::{DAMAGED, meddle};
 
 const TERM: Duration = Duration::from_secs(15);
 const SECOND: Duration = Duration::from_secs(1);
+
+/// A queue without a pool or duties, on a store that fails when it is told to. Serves the type `work`.
+async fn open(store: &Faulty, clock: Arc<dyn Clock>, settings: TypeSettings) -> JobQueue {
+    let work = KnownType {
+        settings,
+        check: Arc::new(|_| Ok(())),
+    };
+    let settings = QueueSettings {
+        types: [(Name::of("work"), work)].into(),
+        log_bytes_max: LOG_BYTES_DEFAULT,
+        watchers_max: WATCHERS_DEFAULT,
+        waiting_max: WAITING_DEFAULT,
+        ..QueueSettings::default()
+    };
+    let opened = JobQueue::open(Arc::new(Fronted(store.clone())), clock, settings).await;
+    opened.expect("it opens")
+}
 
 fn work_request(max_jobs: usize, term: Duration) -> WorkRequest {
     WorkRequest {
@@ -51,9 +73,23 @@ async fn job_of(queue: &JobQueue, key: &JobKey) -> Arc<Job> {
     queue.get(key, View::Basic).await.expect("it is there").job
 }
 
+async fn renew(queue: &JobQueue, leased: &LeasedJob) -> Result<(), Error> {
+    let tenant = default_tenant();
+    let renewed = queue.report_as(&tenant, &leased.token, 0, Vec::new());
+    soon(renewed).await.map(drop)
+}
+
 /// How many attempts the sweep of the server ends now.
 async fn sweep(queue: &JobQueue) -> Result<usize, Error> {
     soon(queue.sweep_lost_leases(queue.steady_now())).await
+}
+
+fn assert_full<T: std::fmt::Debug>(refused: Result<T, Error>) {
+    let limit = Limit::DiskFull;
+    assert!(
+        matches!(&refused, Err(Error::Exhausted { limit: full, .. }) if *full == limit),
+        "{refused:?}"
+    );
 }
 
 /// Goal: a lease of which the server can say nothing, because its job's row is damaged or cannot be written, is
@@ -160,5 +196,78 @@ async fn leases_begin_anew_after_the_server_stood_still() {
     held(&queue, 3, terms[0]).await;
     clock.pass(terms[0] + SECOND);
     assert_eq!(sweep(&queue).await.expect("swept"), 3);
+    queue.close().await;
+}
+
+/// Goal: what no worker can renew because the store has no room is not lost once it has: each lease begins anew.
+/// Method: leases of two terms, the one renewed in vain and the other not even tried, on a store that is full for
+/// longer than both hold.
+#[tokio::test]
+async fn leases_outlive_a_full_disk() {
+    let (dir, clock) = (folder(), OwnedClock::new(1));
+    let store = Faulty::open(dir.path()).await;
+    let queue = open(&store, clock.clone(), TypeSettings::default()).await;
+    let short = held(&queue, 2, TERM).await;
+    let long = held(&queue, 1, TERM * 4).await.remove(0);
+    store.fail_every_commit(StoreError::DiskFull);
+    clock.pass(SECOND * 5);
+    assert_full(renew(&queue, &short[0]).await);
+    clock.pass(TERM * 5);
+    for _ in 0..2 {
+        assert_full(sweep(&queue).await);
+        clock.pass(SECOND);
+    }
+    store.spare_commits();
+    assert_eq!(sweep(&queue).await.expect("swept"), 0, "each begins anew");
+    clock.pass(TERM - SECOND);
+    renew(&queue, &short[0]).await.expect("it holds the lease");
+    assert_eq!(sweep(&queue).await.expect("swept"), 0);
+    clock.pass(SECOND * 2);
+    // Whoever has not come back since is gone.
+    assert_eq!(sweep(&queue).await.expect("swept"), 1);
+    assert_eq!(
+        job_of(&queue, key_of(&short[1])).await.state,
+        JobState::Queued
+    );
+    clock.pass(TERM * 3 - SECOND * 2);
+    renew(&queue, &long).await.expect("it holds the lease");
+    assert_eq!(sweep(&queue).await.expect("swept"), 1, "nobody renews it");
+    assert_eq!(
+        job_of(&queue, key_of(&short[0])).await.state,
+        JobState::Queued
+    );
+    queue.close().await;
+}
+
+/// Goal: who was told to come back later is not silent until then. Method: two attempts with the same heartbeat
+/// timeout, of which the one tells something that finds no room; that of the other is the signal that the time is over.
+#[tokio::test]
+async fn a_report_that_found_no_room_is_no_silence() {
+    let dir = folder();
+    let store = Faulty::open(dir.path()).await;
+    let silent = settings(|settings| {
+        settings.timeouts.heartbeat_timeout = Some(SECOND);
+        settings.retry_policy.max_attempts = 1;
+    });
+    let queue = open(&store, Arc::new(SystemClock::new()), silent).await;
+    let talks = held(&queue, 1, TERM).await.remove(0);
+    store.fail_next_commit(StoreError::DiskFull);
+    let tenant = default_tenant();
+    let told = queue.report_as(&tenant, &talks.token, 1, vec![said("a")]);
+    assert_full(soon(told).await);
+    let is_silent = held(&queue, 1, TERM).await.remove(0);
+    let waited = queue.wait(
+        key_of(&is_silent),
+        Duration::from_secs(20),
+        None,
+        View::Basic,
+    );
+    let job = soon(waited).await.expect("it is there").snapshot.job;
+    let error = job.detail.error.as_ref().expect("why");
+    assert_eq!(error.reason, "HEARTBEAT_TIMEOUT");
+    assert_eq!(
+        job_of(&queue, key_of(&talks)).await.state,
+        JobState::Running
+    );
     queue.close().await;
 }
