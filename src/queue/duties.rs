@@ -188,13 +188,14 @@ impl JobQueue {
     /// The same, but for attempts that live in this process: they are not lost, whatever kept their
     /// heartbeats from being stored, and must not run beside a next one; and but for leases that
     /// [began anew](JobQueue::begin_leases_anew) and have not ended since. As long as the store has no room
-    /// for renewals none is ended, and once it has, each begins anew.
+    /// for renewals none is ended, and once it has, each begins anew, after what a start on a full disk had to leave.
     ///
     /// # Errors
     /// Where the store cannot be read or written.
     pub async fn sweep_lost_leases(&self, before: Timestamp) -> Result<usize, Error> {
         let attempts = &self.shared.attempts;
         if attempts.has_refused() {
+            self.take_over_rest().await?;
             self.try_renewal().await?;
             tracing::info!("the store takes renewals again: each lease begins anew");
             self.begin_leases_anew();

@@ -78,6 +78,7 @@ use crate::queue::forget::Retention;
 use crate::queue::polls::Unclaimed;
 use crate::queue::quota::Quota;
 use crate::queue::rates::Rates;
+use crate::queue::remote::LeftOver;
 use crate::queue::schedule::Schedule;
 use crate::queue::settings::Live;
 use crate::queue::submit::not_taken;
@@ -153,6 +154,8 @@ pub(crate) struct Shared {
     /// What was claimed for workers that had gone.
     unclaimed: Arc<Unclaimed>,
     workers_waiting: AtomicUsize,
+    /// What the start had to leave, because the disk was full.
+    left_over: LeftOver,
     /// The writer has ended: nothing more will be stored.
     written: CancellationToken,
 }
@@ -195,7 +198,8 @@ impl Shared {
 
 impl JobQueue {
     /// Opens the door to a store: reads what waits in it and starts the writer. Attempts that were
-    /// alive when the store was last used are lost: the process that held them is dead.
+    /// alive when the store was last used are lost: the process that held them is dead. Where the disk is full,
+    /// that is stored by the first [`sweep`](JobQueue::sweep_lost_leases) that finds room.
     ///
     /// # Errors
     /// Where the store cannot be read or written.
@@ -232,6 +236,7 @@ impl JobQueue {
             bytes: Arc::new(Semaphore::new(BYTES_WAITING_MAX)),
             unclaimed: Arc::default(),
             workers_waiting: AtomicUsize::new(0),
+            left_over: LeftOver::default(),
             written: CancellationToken::new(),
         });
         let (requests, receiver) = mpsc::channel(REQUESTS_WAITING_MAX);
@@ -239,14 +244,7 @@ impl JobQueue {
             .start()
             .map_err(|error| Error::internal(&format!("no thread for the writer: {error}")))?;
         let queue = Self { shared, requests };
-        match queue.take_over_leases().await {
-            Ok(()) => {}
-            // Reads go on while there is no room; these leases are swept once there is.
-            Err(error @ Error::Exhausted { .. }) => {
-                tracing::warn!(%error, "attempts of the server before this one are not ended yet");
-            }
-            Err(error) => return Err(error),
-        }
+        queue.take_over_leases().await?;
         Ok(queue)
     }
 

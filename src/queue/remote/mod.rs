@@ -4,8 +4,11 @@
 //! Nothing is kept of them but their leases: a token says all that its holder has to know, so that a worker
 //! may come back over another connection, and to a server that was started again.
 
+mod take_over;
 mod token;
 mod watch_over;
+
+pub(super) use take_over::LeftOver;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -28,7 +31,7 @@ use crate::queue::schedule::Wanted;
 use crate::queue::settings::SettingChange;
 use crate::queue::writer::{Answer, Request};
 use crate::queue::{Handed, JobQueue, Lease};
-use crate::store::{AttemptTimer, Entry, ReadError, StoreError, View};
+use crate::store::{Entry, View};
 
 /// What a worker asks for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -305,61 +308,6 @@ impl JobQueue {
             fingerprint: Some(fingerprint),
         };
         self.change_job(&holder.lease.key, change, bytes).await
-    }
-
-    /// At the start: ends the attempts of the process before this one, and gives those of other programs a
-    /// fresh full term, for nobody could hear them meanwhile.
-    pub(super) async fn take_over_leases(&self) -> Result<(), Error> {
-        /// Leases that are changed in one go.
-        const GROUP: usize = 256;
-        let store = &self.shared.store;
-        let before = Timestamp::from_micros(i64::MAX);
-        let all = store.attempts_due(AttemptTimer::Lease, before, usize::MAX);
-        let all = all.await?;
-        let mut all_stored = Ok(());
-        for group in all.chunks(GROUP) {
-            let mut entries = Vec::with_capacity(group.len());
-            let mut remote = Vec::new();
-            for (key, attempt) in group {
-                let job = match store.job(key, View::Basic).await {
-                    Ok(found) => found.map(|found| found.job),
-                    // Its row is damaged: whoever asks for it is told so, and nobody else.
-                    Err(ReadError::Store(StoreError::Internal(cause))) => {
-                        tracing::error!(job = %key.id, cause, "an attempt cannot be read");
-                        None
-                    }
-                    Err(error) => return Err(error.into()),
-                };
-                let term = job.as_ref().and_then(|job| job.detail.remote_lease);
-                let lease = Lease {
-                    key: key.clone(),
-                    attempt: *attempt,
-                };
-                let change = match (job, term) {
-                    (Some(job), Some(remote_lease)) => {
-                        remote.push(job);
-                        self.report_change(&lease, 0, Vec::new(), remote_lease.term)
-                    }
-                    _ => Change::Lose {
-                        attempt: lease.attempt,
-                        before,
-                    },
-                };
-                let key = lease.key;
-                entries.push(Entry::Change { key, change });
-            }
-            let stored = self.change(entries, 0).await;
-            all_stored = all_stored.and(stored.map(drop));
-            // Whatever was stored: their workers go on.
-            for job in remote {
-                let now = self.shared.clock.steady();
-                let attempts = &self.shared.attempts;
-                let stop = attempts.begin(&job, now);
-                attempts.committed(&job, now);
-                self.watch_over(job, stop);
-            }
-        }
-        all_stored
     }
 
     /// What came for a poll before its time was over, and whether it ended because the server does.

@@ -14,7 +14,7 @@ use super::*;
 use crate::clock::OwnedClock;
 use crate::errors_store::Faulty;
 use crate::fronted::Fronted;
-use crate::harness::{job_key, output as said};
+use crate::harness::{job_key, one_place, output as said};
 use crate::life::settings;
 use crate::life_time;
 use crate::store::bench::connect;
@@ -270,4 +270,47 @@ async fn a_report_that_found_no_room_is_no_silence() {
         JobState::Running
     );
     queue.close().await;
+}
+
+/// Goal: a server that starts on a full disk ends no worker's lease for it, and once there is room does what its start
+/// could not: leases of workers hold for a fresh term by its own clock, attempts of the process before it are ended.
+/// Method: the next server's steady clock stands elsewhere, so that what the one before it stored means nothing.
+#[tokio::test]
+async fn leases_outlive_a_start_on_a_full_disk() {
+    for later in [Duration::ZERO, Duration::from_secs(1_000_000)] {
+        let dir = folder();
+        let store = Faulty::open(dir.path()).await;
+        let before = OwnedClock::new(1);
+        before.pass(Duration::from_secs(500_000));
+        let queue = open(&store, before, TypeSettings::default()).await;
+        let leased = held(&queue, 2, TERM).await;
+        let (places, mut handed) = one_place(&queue, "work").await;
+        let of_pool = life_time::submit(&queue).await;
+        soon(handed.recv()).await.expect("claimed");
+        queue.close().await;
+        drop((queue, handed, places));
+        store.let_go().await;
+
+        let store = Faulty::open(dir.path()).await;
+        store.fail_every_commit(StoreError::DiskFull);
+        let clock = OwnedClock::new(1);
+        clock.pass(later);
+        let queue = open(&store, clock.clone(), TypeSettings::default()).await;
+        for _ in 0..2 {
+            clock.pass(TERM * 2);
+            assert_full(sweep(&queue).await);
+        }
+        store.spare_commits();
+        assert_eq!(sweep(&queue).await.expect("swept"), 0);
+        let job = job_of(&queue, &of_pool).await;
+        assert_eq!((job.state, job.attempts_lost), (JobState::Queued, 1));
+        clock.pass(TERM - SECOND);
+        renew(&queue, &leased[0]).await.expect("it holds the lease");
+        assert_eq!(sweep(&queue).await.expect("swept"), 0);
+        clock.pass(SECOND * 2);
+        assert_eq!(sweep(&queue).await.expect("swept"), 1);
+        let state = job_of(&queue, key_of(&leased[1])).await.state;
+        assert_eq!(state, JobState::Queued);
+        queue.close().await;
+    }
 }
