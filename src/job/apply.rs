@@ -22,10 +22,12 @@ impl Job {
                 lease_until,
                 term,
             } => {
+                let is_first = self.detail.started_at.is_none();
                 self.claim(&mut applied, worker_id, now)?;
                 self.0.detail.remote_lease = term.map(|term| RemoteLease {
                     term,
                     last_report: 0,
+                    is_first,
                 });
                 self.0.lease_expires_at = Some(lease_until);
                 self.hear(heard_at);
@@ -63,6 +65,10 @@ impl Job {
                 self.check_lease(attempt)?;
                 self.finish(&mut applied, outcome, chance, now)?;
                 self.0.detail.told_end = told;
+            }
+            Change::Undelivered { attempt } => {
+                self.check_lease(attempt)?;
+                self.wait_on(&mut applied, now);
             }
             Change::Lose { attempt, before } => {
                 self.check_lease(attempt)?;
@@ -362,9 +368,28 @@ impl Job {
         }
     }
 
+    /// Nobody heard of its claim.
+    fn wait_on(&mut self, applied: &mut Applied, now: Timestamp) {
+        if self.state == JobState::Cancelling {
+            self.end(applied, JobState::Cancelled, "CANCEL_REQUESTED", now);
+            return;
+        }
+        let lease = self.detail.remote_lease;
+        let run_at = self.run_at;
+        let next = NextAttempt::uncharged("HANDED_BACK", run_at.min(now));
+        self.wait_for_next_attempt(applied, next, now);
+        self.0.run_at = run_at;
+        if lease.is_some_and(|lease| lease.is_first) {
+            self.0.detail.started_at = None;
+            let timeouts = &self.spec.timeouts;
+            self.0.deadline_at = timeouts.to_be_started_by(run_at, self.detail.expires_at);
+        }
+    }
+
     /// Its deadline has passed.
     fn expire(&mut self, applied: &mut Applied, now: Timestamp) {
-        let of_start = self.attempt == 0 && self.deadline_at != self.detail.expires_at;
+        let of_start =
+            self.detail.started_at.is_none() && self.deadline_at != self.detail.expires_at;
         let (reason, message) = if of_start {
             (
                 "QUEUE_TIMEOUT",

@@ -88,3 +88,55 @@ fn an_end_that_was_told_can_be_told_again() {
     let late = job.apply(hand_back(1, Some("a")), NOW);
     assert_eq!(late, Err(Refusal::StaleLease));
 }
+
+/// Goal: a claim of which nobody heard leaves all as it was but the attempt's number; only the attempt that holds the
+/// lease can be taken back, and one that was asked to stop is over.
+#[test]
+fn a_claim_that_nobody_heard_of_is_none() {
+    let mut new = new_job(1_024);
+    let spec = std::sync::Arc::make_mut(&mut new.spec);
+    spec.timeouts.queue_timeout = Some(TERM);
+    spec.timeouts.total_timeout = Some(TERM * 2);
+    let (mut job, _) = Job::submit(&new, NOW);
+    let before = job.clone();
+    claim(&mut job);
+    assert_eq!(job.deadline_at, None);
+    let undelivered = |attempt| Change::Undelivered { attempt };
+    let refused = job.apply(undelivered(2), NOW);
+    assert_eq!(refused, Err(Refusal::StaleLease));
+    job.apply(undelivered(1), NOW).expect("it holds the lease");
+    let stands = |job: &Job| {
+        (
+            job.state,
+            job.run_at,
+            job.deadline_at,
+            job.detail.started_at,
+        )
+    };
+    assert_eq!(stands(&job), stands(&before));
+    let counts = (job.attempt, job.attempts_charged, job.attempts_lost);
+    assert_eq!(counts, (1, 0, 0));
+    job.apply(Change::Expire, NOW.after(TERM)).expect("overdue");
+    let error = job.detail.error.as_ref().expect("why");
+    assert_eq!(error.reason, "QUEUE_TIMEOUT");
+
+    let mut job = leased_out();
+    let lose = Change::Lose {
+        attempt: 1,
+        before: Timestamp::from_micros(i64::MAX),
+    };
+    job.apply(lose, NOW).expect("it holds the lease");
+    claim(&mut job);
+    job.apply(undelivered(2), NOW).expect("it holds the lease");
+    assert_eq!((job.attempts_charged, job.attempts_lost), (1, 1));
+    assert_eq!(job.detail.started_at, Some(NOW), "by the first attempt");
+    claim(&mut job);
+    let cancel = Change::Cancel {
+        cause: CancelCause::Requested,
+        reason: String::new(),
+        requested_by: "me".to_owned(),
+    };
+    job.apply(cancel, NOW).expect("it runs");
+    job.apply(undelivered(3), NOW).expect("it holds the lease");
+    assert_eq!(job.state, JobState::Cancelled);
+}

@@ -21,6 +21,9 @@ enum Move {
         outcome: Outcome,
         chance: f64,
     },
+    Undelivered {
+        late: u32,
+    },
     Lose {
         late: u32,
     },
@@ -71,6 +74,7 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         3 => (late(), outcomes(), 0.0..1.0_f64)
             .prop_map(|(late, outcome, chance)| Move::Finish { late, outcome, chance }),
         2 => late().prop_map(|late| Move::Lose { late }),
+        1 => late().prop_map(|late| Move::Undelivered { late }),
         1 => Just(Move::Cancel),
         3 => Just(Move::BecomeDue),
         1 => late().prop_map(|late| Move::Stall { late }),
@@ -109,6 +113,7 @@ fn to_change(made: Move, job: &Job, now: Timestamp) -> Option<Change> {
             chance,
             fingerprint: None,
         },
+        Move::Undelivered { late } => Change::Undelivered { attempt: of(late) },
         Move::Lose { late } => Change::Lose {
             attempt: of(late),
             before: Timestamp::from_micros(i64::MAX),

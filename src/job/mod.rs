@@ -222,6 +222,9 @@ pub struct RemoteLease {
     /// The newest report that was stored; 0 before the first.
     #[serde(default)]
     pub last_report: i64,
+    /// No attempt had begun before: should nobody hear of this one, none has.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_first: bool,
 }
 
 /// An end that a worker told.
@@ -454,6 +457,12 @@ pub enum Change {
         /// What tells this end from another one. The same end of the same attempt again changes nothing.
         fingerprint: Option<String>,
     },
+    /// Nobody heard of the claim: the caller that it was for had gone. The job waits on as if it had not been, but
+    /// that it counts as an attempt.
+    Undelivered {
+        /// Which attempt.
+        attempt: u32,
+    },
     /// The attempt's worker is gone: its lease ran out, or its process is known to be dead.
     Lose {
         /// Which attempt.
@@ -609,7 +618,6 @@ impl Job {
         };
         let timeouts = &new.spec.timeouts;
         let expires_at = timeouts.total_timeout.map(|timeout| run_at.after(timeout));
-        let to_be_started = timeouts.queue_timeout.map(|timeout| run_at.after(timeout));
         let mut job = Self(JobFields {
             key: new.key.clone(),
             spec: Arc::clone(&new.spec),
@@ -621,7 +629,7 @@ impl Job {
             lease_expires_at: None,
             stall_at: None,
             stalled_since: None,
-            deadline_at: expires_at.into_iter().chain(to_be_started).min(),
+            deadline_at: timeouts.to_be_started_by(run_at, expires_at),
             first_sequence: 1,
             last_sequence: 0,
             created_at: now,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::job::Outcome;
 use crate::job::event::{ErrorCode, JobError};
 use crate::job::limits::{self, REASON_BYTES_MAX};
+use crate::job::time::Timestamp;
 
 /// How often, and after what wait, failed attempts are repeated.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -73,6 +74,18 @@ pub struct Timeouts {
     pub stall_time: Duration,
     /// From asking an attempt to stop until it is forced to. Default 5 s.
     pub cancel_grace: Duration,
+}
+
+impl Timeouts {
+    /// When a job expires that is due then and has not been started; `expires_at` is when it does in any case.
+    pub(super) fn to_be_started_by(
+        &self,
+        run_at: Timestamp,
+        expires_at: Option<Timestamp>,
+    ) -> Option<Timestamp> {
+        let by_queue = self.queue_timeout.map(|timeout| run_at.after(timeout));
+        expires_at.into_iter().chain(by_queue).min()
+    }
 }
 
 impl Default for Timeouts {

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 
+use crate::job::Change;
 use crate::job::limits::LEASE;
 use crate::job::name::{Lane, Name};
 use crate::job::time::Timestamp;
-use crate::job::{Change, Outcome};
 use crate::queue::lease::Lease;
 use crate::queue::schedule::{Offer, Schedule, Wanted};
 use crate::queue::writer::{Handed, Pool};
@@ -254,12 +254,8 @@ impl Unclaimed {
         let leases = mem::take(&mut *self.lock());
         let entry = |lease: Lease| Entry::Change {
             key: lease.key,
-            change: Change::Finish {
+            change: Change::Undelivered {
                 attempt: lease.attempt,
-                outcome: Outcome::HandedBack,
-                // What is handed back waits for nothing.
-                chance: 0.0,
-                fingerprint: None,
             },
         };
         leases.into_iter().map(entry).collect()

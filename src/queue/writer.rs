@@ -368,7 +368,7 @@ impl Writer {
         match entry {
             Entry::Change {
                 key,
-                change: Change::Finish { attempt, .. },
+                change: Change::Undelivered { attempt },
             } => {
                 self.shared.unclaimed.put_back(Lease { key, attempt });
                 self.look_again_at = Some(now.after(CLAIM_RETRY));

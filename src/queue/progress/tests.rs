@@ -137,6 +137,7 @@ fn words(entry: &Entry) -> Vec<String> {
             return reports.iter().map(word).collect();
         }
         Change::Finish { .. } => "finish",
+        Change::Undelivered { .. } => "undelivered",
         Change::Cancel { .. } => "cancel",
         Change::Lose { .. } => "lose",
         Change::Claim { .. } => "claim",

@@ -455,9 +455,11 @@ impl<'a> Wanted<'a> {
 /// Whether a change may take a job out of those that run or could run next.
 fn may_end(change: &Change) -> bool {
     match change {
-        Change::Finish { .. } | Change::Lose { .. } | Change::Cancel { .. } | Change::Expire => {
-            true
-        }
+        Change::Finish { .. }
+        | Change::Undelivered { .. }
+        | Change::Lose { .. }
+        | Change::Cancel { .. }
+        | Change::Expire => true,
         Change::Claim { .. }
         | Change::Report { .. }
         | Change::Stall { .. }

@@ -314,3 +314,53 @@ async fn leases_outlive_a_start_on_a_full_disk() {
         queue.close().await;
     }
 }
+
+/// A claim of which nobody hears.
+async fn claim_in_vain(queue: &JobQueue, key: &JobKey) {
+    let attempt = job_of(queue, key).await.attempt;
+    let work = soon(queue.lease(work_request(1, TERM), |_| false)).await;
+    assert_eq!(work.expect("a good request").jobs.len(), 0);
+    queue.settle().await;
+    let job = job_of(queue, key).await;
+    assert_eq!((job.state, job.attempt), (JobState::Queued, attempt + 1));
+}
+
+/// Goal: a job that was claimed for a caller of whom nothing more was heard has not begun: it expires when it would
+/// have, and its attempts that were lost before are still lost in a row.
+#[tokio::test]
+async fn a_claim_that_nobody_heard_of_leaves_a_job_as_it_was() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let (dir, clock) = (folder(), OwnedClock::new(1));
+    let timed = settings(|settings| {
+        settings.timeouts.queue_timeout = Some(MINUTE);
+        settings.retry_policy.max_attempts = 10;
+    });
+    let queue = life_time::open(dir.path(), &clock, timed).await;
+    let late = life_time::submit(&queue).await;
+    clock.pass(MINUTE / 2);
+    for _ in 0..2 {
+        claim_in_vain(&queue, &late).await;
+    }
+    assert_eq!(job_of(&queue, &late).await.detail.started_at, None);
+    clock.pass(MINUTE / 2);
+    queue.expire_waiting().await.expect("the store works");
+    let expired = (JobState::Expired, "QUEUE_TIMEOUT".to_owned());
+    assert_eq!(life_time::state_of(&queue, &late).await, expired);
+
+    let poison = life_time::submit(&queue).await;
+    for lost in 1..=3 {
+        let work = soon(queue.lease(work_request(1, TERM), |_| true)).await;
+        assert_eq!(work.expect("a good request").jobs.len(), 1);
+        clock.pass(TERM + SECOND);
+        assert_eq!(sweep(&queue).await.expect("swept"), 1);
+        assert_eq!(job_of(&queue, &poison).await.attempts_lost, lost);
+        if lost < 3 {
+            claim_in_vain(&queue, &poison).await;
+            // It was started in time once: no queue timeout ends it any more.
+            assert_eq!(job_of(&queue, &poison).await.deadline_at, None);
+        }
+    }
+    let failed = (JobState::Failed, "WORKER_LOST".to_owned());
+    assert_eq!(life_time::state_of(&queue, &poison).await, failed);
+    queue.close().await;
+}
