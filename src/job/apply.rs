@@ -1,7 +1,9 @@
 //! [`Job::apply`]: the one place where a job changes.
 
 use crate::job::event::{ErrorCode, Event, EventKind, JobError, LogLevel, LogLine};
-use crate::job::limits::{ATTEMPTS_LOST_MAX, DURATION_MAX, IDEMPOTENCY_KEY_KEPT, LIST_MAX};
+use crate::job::limits::{
+    ATTEMPTS_LOST_MAX, DURATION_MAX, EVENT_BYTES_MIN, IDEMPOTENCY_KEY_KEPT, LIST_MAX,
+};
 use crate::job::time::Timestamp;
 use crate::job::{
     Applied, CancelCause, Change, Job, JobState, Outcome, Refusal, RemoteLease, Report, ToldEnd,
@@ -239,13 +241,7 @@ impl Job {
                 }
             }
             Report::Log(line) => {
-                let fields = if line.fields.is_empty() {
-                    0
-                } else {
-                    serde_json::to_string(&line.fields).map_or(0, |text| text.len())
-                };
-                let len = (line.message.len() + fields) as u64;
-                if self.keep_in_log(applied, len, now) {
+                if self.keep_in_log(applied, line.bytes() as u64, now) {
                     self.record(applied, now, EventKind::Log(line));
                 }
             }
@@ -257,8 +253,11 @@ impl Job {
     /// nothing more is kept, so that what is there has no holes but the one at its end.
     fn keep_in_log(&mut self, applied: &mut Applied, len: u64, now: Timestamp) -> bool {
         let detail = &mut self.0.detail;
-        if detail.dropped_log_bytes == 0 && detail.log_bytes + len <= self.0.spec.log_bytes_max {
-            detail.log_bytes += len;
+        // What is empty takes room as well.
+        let counted = len.max(EVENT_BYTES_MIN as u64);
+        if detail.dropped_log_bytes == 0 && detail.log_bytes + counted <= self.0.spec.log_bytes_max
+        {
+            detail.log_bytes += counted;
             return true;
         }
         self.drop_from_log(applied, len, now);

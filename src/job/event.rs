@@ -144,6 +144,16 @@ impl LogLine {
         }
     }
 
+    /// How many bytes it has: its message, and its fields as JSON.
+    pub fn bytes(&self) -> usize {
+        let fields = if self.fields.is_empty() {
+            0
+        } else {
+            serde_json::to_string(&self.fields).map_or(0, |text| text.len())
+        };
+        self.message.len() + fields
+    }
+
     /// How many bytes its fields are as JSON.
     ///
     /// # Errors

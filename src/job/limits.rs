@@ -84,6 +84,9 @@ pub const UNIQUE_KEY_BYTES_MAX: usize = 255;
 pub const CANCEL_GRACE_DEFAULT: Duration = Duration::from_secs(5);
 /// Output and log lines kept of one job where nobody says. Bytes. States and progress always are.
 pub const LOG_BYTES_DEFAULT: u64 = 16 * 1024 * 1024;
+/// What an event counts at least, in the log's bound and in what waits to be stored, however little it says. Bytes.
+/// Chosen: its number, time, attempt and names, as they are encoded, come to about that.
+pub const EVENT_BYTES_MIN: usize = 64;
 /// At most one progress event of a job is stored in this time where nobody says: 20 a second move a bar
 /// smoothly.
 pub const PROGRESS_INTERVAL_DEFAULT: Duration = Duration::from_millis(50);

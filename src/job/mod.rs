@@ -203,7 +203,7 @@ pub struct JobDetail {
     /// Bytes so far on each output stream of the newest attempt.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub streams: BTreeMap<String, u64>,
-    /// Bytes of output and log lines kept.
+    /// Bytes of output and log lines kept, each counted with [`limits::EVENT_BYTES_MIN`] at least.
     #[serde(skip_serializing_if = "is_zero")]
     pub log_bytes: u64,
     /// Bytes of output and log lines dropped because the bound was reached.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Unavailable};
-use crate::job::limits::LEASE;
+use crate::job::limits::{EVENT_BYTES_MIN, LEASE};
 use crate::job::name::JobKey;
 use crate::job::{Change, Job, Outcome, Report};
 use crate::queue::JobQueue;
@@ -123,11 +123,53 @@ pub(crate) fn may_heal(error: &Error, failures: u32) -> bool {
     }
 }
 
+/// What a report takes of the room of what waits to be stored.
 pub(super) fn report_bytes(report: &Report) -> usize {
-    match report {
-        Report::Progress(_) => 0,
+    let content = match report {
+        Report::Progress(progress) => {
+            progress.unit.len() + progress.phase.len() + progress.message.len()
+        }
         Report::Output { chunk, .. } => chunk.as_bytes().len(),
-        Report::Log(line) => line.message.len(),
+        Report::Log(line) => line.bytes(),
         Report::Checkpoint(checkpoint) => checkpoint.as_bytes().len(),
+    };
+    content.max(EVENT_BYTES_MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::event::{LogLevel, LogLine};
+    use crate::job::payload::Payload;
+    use crate::job::progress::Progress;
+
+    #[test]
+    fn all_that_a_report_holds_counts_and_what_is_empty_as_well() {
+        let long = || "x".repeat(500);
+        let output = |text: String| Report::Output {
+            stream: "stdout".to_owned(),
+            chunk: Payload::text(text),
+        };
+        let line = |text: String| Report::Log(LogLine::new(LogLevel::Info, text));
+        let mut of_fields = LogLine::new(LogLevel::Info, long());
+        of_fields.fields.insert("a".to_owned(), long().into());
+        let progress = Progress {
+            phase: long(),
+            message: long(),
+            ..Progress::fraction(0.5)
+        };
+        for (report, bytes) in [
+            (output(String::new()), EVENT_BYTES_MIN),
+            (line(String::new()), EVENT_BYTES_MIN),
+            (Report::Progress(Progress::default()), EVENT_BYTES_MIN),
+            (Report::Checkpoint(Payload::text("")), EVENT_BYTES_MIN),
+            (output(long()), 500),
+            (line(long()), 500),
+            (Report::Log(of_fields), 500 + r#"{"a":""}"#.len() + 500),
+            (Report::Progress(progress), 1_000),
+            (Report::Checkpoint(Payload::text(long())), 500),
+        ] {
+            assert_eq!(report_bytes(&report), bytes, "{report:?}");
+        }
     }
 }

@@ -364,3 +364,28 @@ async fn a_claim_that_nobody_heard_of_leaves_a_job_as_it_was() {
     assert_eq!(life_time::state_of(&queue, &poison).await, failed);
     queue.close().await;
 }
+
+/// Goal: what has no length fills the log's bound all the same: no worker grows a log without end.
+#[tokio::test]
+async fn what_is_empty_fills_the_log_as_well() {
+    const BOUND: u64 = 10_000;
+    let dir = folder();
+    let setup = Setup::on(dir.path()).config(|config| config.log_bytes_max = BOUND);
+    let scene = Scene::new(setup).await;
+    let line = pb::WorkerEvent {
+        event: Some(pb::worker_event::Event::Log(pb::LogLine::default())),
+    };
+    for event in [output(""), line] {
+        let leased = scene.begin().await;
+        let report = pb::ReportRequest {
+            events: vec![event; 1_000],
+            ..heartbeat(&leased.lease_token)
+        };
+        for _ in 0..2 {
+            scene.report(report.clone()).await.expect("it holds");
+        }
+        let job = scene.server.get(&id_of(&leased)).await;
+        assert!(job.last_sequence < 200, "{}", job.last_sequence);
+    }
+    scene.stop().await;
+}
