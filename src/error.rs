@@ -152,6 +152,14 @@ pub enum Limit {
         /// The bound.
         max: usize,
     },
+    /// Calls of a tenant's workers that wait for work.
+    #[error("{waiting} calls for work wait; at most {max} may")]
+    Workers {
+        /// Waiting now.
+        waiting: usize,
+        /// The bound.
+        max: usize,
+    },
     /// Open watches of a tenant.
     #[error("{open} watches are open; at most {max} are accepted")]
     Watchers {

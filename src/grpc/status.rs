@@ -62,7 +62,7 @@ pub(super) fn status(error: Error) -> Status {
         Error::Exhausted { limit, retry_after } => {
             details.set_retry_info(Some(retry_after));
             match &limit {
-                Limit::Watchers { .. } => {
+                Limit::Watchers { .. } | Limit::Workers { .. } => {
                     details.add_quota_failure_violation("tenant", limit.to_string());
                 }
                 Limit::Waiting {
@@ -142,6 +142,7 @@ fn limit_reason(limit: &Limit) -> &'static str {
         Limit::ReadTime => "READ_TOO_LONG",
         Limit::Waiting { .. } => "WAITING_LIMIT",
         Limit::Watchers { .. } => "WATCHER_LIMIT",
+        Limit::Workers { .. } => "WORKER_LIMIT",
     }
 }
 

@@ -34,7 +34,6 @@ mod watch_jobs;
 mod writer;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -78,7 +77,7 @@ use crate::queue::forget::Retention;
 use crate::queue::polls::Unclaimed;
 use crate::queue::quota::Quota;
 use crate::queue::rates::Rates;
-use crate::queue::remote::LeftOver;
+use crate::queue::remote::{LeftOver, Waiters};
 use crate::queue::schedule::Schedule;
 use crate::queue::settings::Live;
 use crate::queue::submit::not_taken;
@@ -153,7 +152,8 @@ pub(crate) struct Shared {
     bytes: Arc<Semaphore>,
     /// What was claimed for workers that had gone.
     unclaimed: Arc<Unclaimed>,
-    workers_waiting: AtomicUsize,
+    /// Calls for work that wait.
+    waiters: Waiters,
     /// What the start had to leave, because the disk was full.
     left_over: LeftOver,
     /// The writer has ended: nothing more will be stored.
@@ -235,7 +235,7 @@ impl JobQueue {
             failure: OnceLock::new(),
             bytes: Arc::new(Semaphore::new(BYTES_WAITING_MAX)),
             unclaimed: Arc::default(),
-            workers_waiting: AtomicUsize::new(0),
+            waiters: Waiters::default(),
             left_over: LeftOver::default(),
             written: CancellationToken::new(),
         });

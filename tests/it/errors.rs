@@ -164,6 +164,7 @@ async fn from_a_worker(reached: &mut Reached) {
     ended.expect("its end");
     let late = scene.finish(token, Told::Cancelled(pb::Cancelled {})).await;
     reached.add(&late.expect_err("the lease is gone"));
+    reached.add(&scene.one_worker_too_many().await);
     scene.stop().await;
 }
 

@@ -6,13 +6,14 @@
 
 mod take_over;
 mod token;
+mod waits;
 mod watch_over;
 
 pub(super) use take_over::LeftOver;
+pub(super) use waits::Waiters;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -122,6 +123,7 @@ impl JobQueue {
             term,
             wait,
         } = request;
+        let _waits = self.shared.waiters.enter(&tenant)?;
         self.remember_types(&tenant, &types).await?;
         let (reply, answer) = oneshot::channel();
         let poll = Poll {
@@ -135,7 +137,6 @@ impl JobQueue {
             term,
             reply,
         };
-        let _waits = Waits::new(&self.shared.workers_waiting);
         if !self.is_draining() {
             self.send(Request::Poll(poll)).await?;
         }
@@ -162,7 +163,7 @@ impl JobQueue {
 
     /// Workers of other programs that wait for work now.
     pub fn waiting_workers(&self) -> usize {
-        self.shared.workers_waiting.load(Ordering::Relaxed)
+        self.shared.waiters.all()
     }
 
     /// Stores what an attempt tells, which renews its lease. What comes with a number that came before in
@@ -416,22 +417,6 @@ impl JobQueue {
             expires_at: clock.now().after(holds_for),
             cancel: cancelling.map(|job| job.detail.cancel_reason.clone()),
         })
-    }
-}
-
-/// Counts one who waits.
-struct Waits<'a>(&'a AtomicUsize);
-
-impl<'a> Waits<'a> {
-    fn new(counter: &'a AtomicUsize) -> Self {
-        counter.fetch_add(1, Ordering::Relaxed);
-        Self(counter)
-    }
-}
-
-impl Drop for Waits<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -3,12 +3,15 @@
 
 use pacenote::config::TypeSettings;
 use pacenote::error::{Error, Limit};
-use pacenote::job::limits::{LOG_BYTES_DEFAULT, WAITING_DEFAULT, WATCHERS_DEFAULT};
+use pacenote::job::limits::{
+    LOG_BYTES_DEFAULT, WAITING_DEFAULT, WATCHERS_DEFAULT, WORKERS_WAITING_MAX,
+};
 use pacenote::job::name::JobKey;
 use pacenote::job::time::SystemClock;
 use pacenote::job::{Job, JobState};
 use pacenote::queue::{JobQueue, KnownType, LeasedJob, Places, QueueSettings};
 use pacenote::store::{StoreError, View};
+use tokio::task::JoinSet;
 
 use super::*;
 use crate::clock::OwnedClock;
@@ -388,4 +391,60 @@ async fn what_is_empty_fills_the_log_as_well() {
         assert!(job.last_sequence < 200, "{}", job.last_sequence);
     }
     scene.stop().await;
+}
+
+impl Scene {
+    /// A call for work while as many wait as may.
+    pub(crate) async fn one_worker_too_many(&self) -> Status {
+        let queue = &self.server.queue;
+        let mut waiting = wait_for_work(queue).await;
+        let refused = soon(self.worker.clone().lease(at_once(1))).await;
+        waiting.shutdown().await;
+        refused.expect_err("one too many")
+    }
+}
+
+/// As many calls for work as may wait, of one tenant.
+async fn wait_for_work(queue: &JobQueue) -> JoinSet<()> {
+    let mut waiting = JoinSet::new();
+    for _ in 0..WORKERS_WAITING_MAX {
+        let queue = queue.clone();
+        let request = WorkRequest {
+            wait: Duration::from_secs(300),
+            ..work_request(1, TERM)
+        };
+        waiting.spawn(async move { drop(queue.lease(request, |_| true).await) });
+    }
+    let all = || queue.waiting_workers() == WORKERS_WAITING_MAX;
+    eventually("all of them wait", all).await;
+    waiting
+}
+
+/// Goal: calls for work that wait are bounded for each tenant, each that ends makes room, and whoever is one too many
+/// is told so.
+#[tokio::test]
+async fn workers_that_wait_are_bounded_by_tenant() {
+    let (dir, clock) = (folder(), OwnedClock::new(1));
+    let queue = life_time::open(dir.path(), &clock, TypeSettings::default()).await;
+    let mut waiting = wait_for_work(&queue).await;
+    let ask = |tenant: &'static str| {
+        let request = WorkRequest {
+            tenant: Name::of(tenant),
+            ..work_request(1, TERM)
+        };
+        soon(queue.lease(request, |_| true))
+    };
+    let refused = ask("default").await;
+    let Err(Error::Exhausted { limit, .. }) = &refused else {
+        panic!("{refused:?}");
+    };
+    let max = WORKERS_WAITING_MAX;
+    assert_eq!(*limit, Limit::Workers { waiting: max, max });
+    ask("other").await.expect("another tenant has room");
+    waiting.abort_all();
+    let gone = soon(waiting.join_next()).await.expect("they waited");
+    assert!(gone.expect_err("it waits for ever").is_cancelled());
+    ask("default").await.expect("one has gone");
+    waiting.shutdown().await;
+    queue.close().await;
 }
