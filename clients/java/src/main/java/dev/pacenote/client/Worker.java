@@ -57,7 +57,7 @@ public final class Worker implements AutoCloseable {
     private final ExecutorService threads = Executors.newCachedThreadPool(work -> daemon(work, "pacenote-handler"));
     /** A third of the term: when leases are renewed. */
     private final long beat;
-    /** How long a lease surely holds, from when a renewal was sent: its term without a margin. */
+    /** How long a lease surely holds, from its claim or when a renewal was sent: its term without a margin. */
     private final long hold;
     /** Ends when the drain is done, and with it every call. */
     private final Context.CancellableContext life = Context.ROOT.withCancellation();
@@ -193,7 +193,9 @@ public final class Worker implements AutoCloseable {
                 long sent = System.nanoTime();
                 LeaseResponse answer = Calls.once(poll, channel, WorkerServiceGrpc.getLeaseMethod(), request,
                         WAIT.plus(Calls.TIMEOUT).toNanos());
-                begin(answer.getLeasedJobsList(), sent);
+                com.google.protobuf.Duration waited = answer.getWaited();
+                long claimed = sent + TimeUnit.SECONDS.toNanos(waited.getSeconds()) + waited.getNanos();
+                begin(answer.getLeasedJobsList(), claimed);
                 if (answer.getDrain()) { // The server's, not ours: it says so at once, as long as it is there.
                     pause = backoff.nanos(null);
                 } else {
@@ -232,24 +234,14 @@ public final class Worker implements AutoCloseable {
         }
     }
 
-    private void begin(List<LeasedJob> jobs, long sent) {
-        long now = System.nanoTime();
-        // Leases begin at some time between. Where that was long, as of a process that was stopped, they may be over,
-        // and an answer says so; otherwise they hold from when the call was sent.
-        boolean wasLong = now - sent > beat / 2;
-        List<Attempt> attempts = new ArrayList<>();
+    private void begin(List<LeasedJob> jobs, long claimed) {
         for (LeasedJob leased : jobs) {
             Attempt attempt = new Attempt(channel, leased, this::isDraining);
-            attempt.holdsUntil((wasLong ? now : sent) + hold);
-            attempts.add(attempt);
-        }
-        if (wasLong && !attempts.isEmpty()) {
-            renew(attempts, new Calls.Backoff());
-        }
-        for (Attempt attempt : attempts) {
+            attempt.holdsUntil(claimed + hold);
             boolean mayBegin;
             synchronized (this) {
-                mayBegin = !isDraining && !attempt.isLost() && running.add(attempt);
+                // What arrives so late that its lease may be over is handed back as well.
+                mayBegin = !isDraining && attempt.left(System.nanoTime()) > 0 && running.add(attempt);
             }
             if (mayBegin) {
                 threads.execute(() -> work(attempt));

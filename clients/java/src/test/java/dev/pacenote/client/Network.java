@@ -1,10 +1,12 @@
 package dev.pacenote.client;
 
 import com.google.protobuf.MessageLite;
+import dev.pacenote.v1.LeaseResponse;
 import io.grpc.CallOptions;
 import io.grpc.Channel;
 import io.grpc.ClientCall;
 import io.grpc.ClientInterceptor;
+import io.grpc.Context;
 import io.grpc.ForwardingClientCall.SimpleForwardingClientCall;
 import io.grpc.ForwardingClientCallListener.SimpleForwardingClientCallListener;
 import io.grpc.Metadata;
@@ -15,6 +17,8 @@ import java.util.Collections;
 import java.util.List;
 import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.locks.LockSupport;
 import java.util.function.Predicate;
 
 /** What lies between a client and its server, and breaks as a test says. Methods are meant by their bare names. */
@@ -26,6 +30,9 @@ final class Network implements ClientInterceptor {
     volatile boolean losesAnswers;
     /** Streams are ended with OK after so many messages: the work of a proxy. */
     volatile int messagesMax = Integer.MAX_VALUE;
+    /** Where it is set, work that was leased arrives no sooner, and not at all where the call is cancelled before. */
+    volatile CountDownLatch letsWorkPass;
+    final CountDownLatch hasWork = new CountDownLatch(1);
     final List<String> lost = Collections.synchronizedList(new ArrayList<>());
     final List<String> begun = Collections.synchronizedList(new ArrayList<>());
     final List<String> answered = Collections.synchronizedList(new ArrayList<>());
@@ -41,6 +48,7 @@ final class Network implements ClientInterceptor {
     public <Q, A> ClientCall<Q, A> interceptCall(MethodDescriptor<Q, A> method, CallOptions options, Channel next) {
         String name = method.getBareMethodName();
         return new SimpleForwardingClientCall<>(next.newCall(method, options)) {
+            private final Context context = Context.current();
             private volatile boolean isLost;
             private boolean isGone;
 
@@ -53,6 +61,7 @@ final class Network implements ClientInterceptor {
 
                     @Override
                     public void onMessage(A message) {
+                        hold(message);
                         if (isLost || isOver) {
                             return;
                         }
@@ -75,6 +84,16 @@ final class Network implements ClientInterceptor {
                         }
                     }
                 }, headers);
+            }
+
+            private void hold(A message) {
+                if (letsWorkPass != null && message instanceof LeaseResponse work && work.getLeasedJobsCount() > 0) {
+                    hasWork.countDown();
+                    while (letsWorkPass.getCount() > 0 && !isLost) {
+                        LockSupport.parkNanos(1_000_000);
+                        isLost = context.isCancelled();
+                    }
+                }
             }
 
             @Override

@@ -361,18 +361,38 @@ class WorkerTest {
         assertEquals(0, network.count(network.begun, "Finish"));
     }
 
-    /** An answer of Lease that was long in coming may be of leases that are over: it is renewed at once. */
+    /** Counted from when the call was sent, its lease would be over: it began when the job was claimed. */
     @Test
-    void what_was_leased_after_a_long_wait_is_renewed_at_once() throws Exception {
-        BlockingQueue<Long> renewals = new LinkedBlockingQueue<>();
+    void what_comes_after_a_wait_of_more_than_a_term_is_begun_and_kept() throws Exception {
+        BlockingQueue<List<String>> before = new LinkedBlockingQueue<>();
         working(attempt -> {
-            renewals.add(network.count(network.answered, "ExtendLeases"));
-            return null;
+            before.add(List.copyOf(network.begun));
+            Server.happens(() -> network.count(network.answered, "ExtendLeases") >= 4); // Of 5/3 s each.
+            return attempt.job().getAttempt();
         }, 1);
         Server.happens(() -> network.count(network.begun, "Lease") == 1);
-        TimeUnit.SECONDS.sleep(1); // More than half of a third of 5 s.
-        submit(null);
-        assertEquals(1, take(renewals));
+        TimeUnit.MILLISECONDS.sleep(5_500);
+        String jobId = submit(null);
+        assertEquals(List.of("Lease"), take(before)); // And no renewal first.
+        assertEquals(1L, log(jobId).result());
+    }
+
+    @Test
+    void what_arrives_after_its_term_is_handed_back_and_not_begun() throws Exception {
+        BlockingQueue<String> begun = new LinkedBlockingQueue<>();
+        network.letsWorkPass = new CountDownLatch(1);
+        working(attempt -> begun.add((String) attempt.input()), 1);
+        String jobId = submit("held up");
+        happens(network.hasWork);
+        LeasedJob leased = server.lease("the other one", Duration.ofSeconds(20)).getLeasedJobs(0);
+        assertEquals(jobId, leased.getJob().getJobId());
+        network.letsWorkPass.countDown();
+        assertEquals(true, log(submit("next")).result());
+        assertEquals(List.of("next"), List.copyOf(begun));
+        assertEquals(2, network.count(network.begun, "Finish"));
+        server.workers().finish(FinishRequest.newBuilder()
+                .setLeaseToken(leased.getLeaseToken()).setResult(Payloads.of("other")).build());
+        assertEquals("other", log(jobId).result());
     }
 
     @Test
