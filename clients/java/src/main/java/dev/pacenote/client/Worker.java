@@ -160,7 +160,7 @@ public final class Worker implements AutoCloseable {
         return thread;
     }
 
-    private synchronized boolean isDraining() {
+    synchronized boolean isDraining() {
         return isDraining;
     }
 

@@ -395,6 +395,22 @@ class WorkerTest {
         assertEquals("other", log(jobId).result());
     }
 
+    /** A cancel that crossed the answer would leave the job to nobody until its lease ends. */
+    @Test
+    void what_is_on_its_way_when_a_drain_begins_is_handed_back() throws Exception {
+        network.letsWorkPass = new CountDownLatch(1);
+        Worker worker = working(attempt -> "begun", 1);
+        String jobId = submit(null);
+        happens(network.hasWork);
+        CompletableFuture<Void> drain = CompletableFuture.runAsync(() -> worker.drain(Duration.ZERO));
+        Server.happens(worker::isDraining);
+        TimeUnit.MILLISECONDS.sleep(100); // For a cancel that does not wait.
+        network.letsWorkPass.countDown();
+        drain.get(20, TimeUnit.SECONDS);
+        assertEquals(Job.State.STATE_QUEUED, get(jobId).getState());
+        assertEquals(0, get(jobId).getAttemptsCharged());
+    }
+
     @Test
     void nothing_is_told_of_a_job_that_is_not_the_workers_any_more() throws Exception {
         BlockingQueue<Boolean> lost = new LinkedBlockingQueue<>();
