@@ -9,10 +9,7 @@ import java.util.Map;
 public final class GreetWorker {
     public static void main(String[] arguments) {
         String address = arguments.length > 0 ? arguments[0] : "127.0.0.1:7430";
-        Worker worker = Worker.builder(Pacenote.connect(address))
-                .handler("greet", GreetWorker::greet)
-                .concurrency(4)
-                .build();
+        Worker worker = new Worker(Pacenote.connect(address), Map.of("greet", GreetWorker::greet), 4);
         Runtime.getRuntime().addShutdownHook(new Thread(worker::close));
         System.out.println("waiting for jobs of the type greet");
         worker.run();

@@ -1,6 +1,5 @@
 package dev.pacenote.client;
 
-import com.google.protobuf.ByteString;
 import dev.pacenote.v1.Job;
 import dev.pacenote.v1.LeasedJob;
 import dev.pacenote.v1.LogLine;
@@ -12,12 +11,9 @@ import dev.pacenote.v1.ReportResponse;
 import dev.pacenote.v1.WorkerEvent;
 import dev.pacenote.v1.WorkerServiceGrpc;
 import io.grpc.Context;
-import io.grpc.ManagedChannel;
 import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
-import java.util.Map;
-import java.util.concurrent.locks.ReentrantLock;
-import java.util.function.BooleanSupplier;
+import java.util.concurrent.atomic.AtomicBoolean;
 
 /**
  * One attempt at a job: what a {@link Handler} gets.
@@ -31,23 +27,22 @@ public final class Attempt {
     // In characters, of at most 3 bytes each: a chunk may have 1 MiB. Chosen: what a watch sends at once.
     private static final int CHUNK = 65_536;
 
-    private final ManagedChannel channel;
+    private final Worker worker;
     private final LeasedJob leased;
-    private final BooleanSupplier draining;
     /** Ends when the lease is lost or given back, and with it what is being told. */
     private final Context.CancellableContext held = Context.ROOT.withCancellation();
-    private final ReentrantLock inOrder = new ReentrantLock(true);
+    private final AtomicBoolean hasEnded = new AtomicBoolean();
+    private final Object inOrder = new Object();
     private long number;
     private volatile String cancelReason;
-    private long expires;
-    private boolean hasEnded;
-    private boolean wasLost;
+    private volatile long heldUntil;
     private Thread runner;
 
-    Attempt(ManagedChannel channel, LeasedJob leased, BooleanSupplier draining) {
-        this.channel = channel;
+    /** Was claimed no earlier than then, by {@link System#nanoTime}. */
+    Attempt(Worker worker, LeasedJob leased, long claimed) {
+        this.worker = worker;
         this.leased = leased;
-        this.draining = draining;
+        heldUntil = claimed + worker.hold;
     }
 
     /** The job as it was leased, with input and checkpoint. Its id is the key for side effects. */
@@ -65,35 +60,33 @@ public final class Attempt {
         return Payloads.value(job().getCheckpoint());
     }
 
-    /** What goes with every call of {@code WorkerService} about this attempt. */
-    public String leaseToken() {
-        return leased.getLeaseToken();
-    }
-
     /**
      * Somebody asked the job to stop: end, however. Heard with every report and heartbeat; the handler's thread is
-     * interrupted as well, once.
+     * interrupted as well.
      */
     public boolean isCancelled() {
         return cancelReason != null;
     }
 
-    /** What was given as the reason for the cancel; empty before. */
+    /** What was given as the reason for the cancel; null before. */
     public String cancelReason() {
-        return isCancelled() ? cancelReason : "";
+        return cancelReason;
     }
 
     /**
-     * The lease is lost, is surely over by this process's clock, or was given back: end. Nothing is told any more. The
-     * handler's thread is interrupted as well, once.
+     * The lease is lost, may be over by this process's clock, or was given back: end. Nothing is told any more. The
+     * handler's thread is interrupted as well.
      */
     public boolean isLost() {
+        if (System.nanoTime() - heldUntil >= 0) {
+            lose();
+        }
         return held.isCancelled();
     }
 
     /** The worker stops: what does not end within its grace is handed back. */
     public boolean isDraining() {
-        return draining.getAsBoolean();
+        return worker.isDraining();
     }
 
     /**
@@ -111,7 +104,7 @@ public final class Attempt {
      * @param progress with units, phase or message
      */
     public void progress(Progress progress) {
-        tell(WorkerEvent.newBuilder().setProgress(progress));
+        report(ReportRequest.newBuilder().addEvents(WorkerEvent.newBuilder().setProgress(progress)));
     }
 
     /**
@@ -135,20 +128,9 @@ public final class Attempt {
             if (end < text.length() && Character.isHighSurrogate(text.charAt(end - 1))) {
                 end--; // Its other half is in the next chunk, and so it goes there as well.
             }
-            output(stream, Payload.newBuilder().setText(text.substring(start, end)));
-        }
-    }
-
-    /**
-     * Tells partial output.
-     *
-     * @param stream a name
-     * @param data of any length
-     */
-    public void output(String stream, byte[] data) {
-        for (int start = 0; start < data.length; start += CHUNK) {
-            int size = Math.min(CHUNK, data.length - start);
-            output(stream, Payload.newBuilder().setData(ByteString.copyFrom(data, start, size)));
+            Payload part = Payload.newBuilder().setText(text.substring(start, end)).build();
+            OutputChunk chunk = OutputChunk.newBuilder().setStream(stream).setChunk(part).build();
+            report(ReportRequest.newBuilder().addEvents(WorkerEvent.newBuilder().setOutput(chunk)));
         }
     }
 
@@ -158,19 +140,8 @@ public final class Attempt {
      * @param message at most 16 KiB; longer ones are cut
      */
     public void log(String message) {
-        log(LogLine.Level.LEVEL_INFO, message, Map.of());
-    }
-
-    /**
-     * Tells a line for people.
-     *
-     * @param level how bad it is
-     * @param message at most 16 KiB; longer ones are cut
-     * @param fields more, by name: JSON, as {@link Payloads#of} takes it
-     */
-    public void log(LogLine.Level level, String message, Map<String, ?> fields) {
-        LogLine.Builder line = LogLine.newBuilder().setLevel(level).setMessage(message);
-        tell(WorkerEvent.newBuilder().setLog(line.setFields(Payloads.struct(fields))));
+        LogLine line = LogLine.newBuilder().setLevel(LogLine.Level.LEVEL_INFO).setMessage(message).build();
+        report(ReportRequest.newBuilder().addEvents(WorkerEvent.newBuilder().setLog(line)));
     }
 
     /**
@@ -179,57 +150,50 @@ public final class Attempt {
      * @param value as {@link Payloads#of} takes it
      */
     public void checkpoint(Object value) {
-        tell(ReportRequest.newBuilder().setCheckpoint(Payloads.of(value)));
+        report(ReportRequest.newBuilder().setCheckpoint(Payloads.of(value)));
     }
 
-    private void output(String stream, Payload.Builder chunk) {
-        tell(WorkerEvent.newBuilder().setOutput(OutputChunk.newBuilder().setStream(stream).setChunk(chunk)));
-    }
-
-    private void tell(WorkerEvent.Builder event) {
-        tell(ReportRequest.newBuilder().addEvents(event));
-    }
-
-    private void tell(ReportRequest.Builder report) {
+    /**
+     * Tells several events and a checkpoint together, which are stored all or none; or what the other methods have no
+     * words for, as bytes, and lines of another level or with fields.
+     *
+     * @param report with {@code events} and {@code checkpoint}; token and number are set here
+     */
+    public void report(ReportRequest.Builder report) {
         // One at a time: a number that comes after a higher one is taken for one that came before.
-        inOrder.lock();
-        try {
-            report.setLeaseToken(leaseToken()).setReportNumber(++number);
-            ReportResponse standing = Calls.untilAnswered(
-                    held, channel, WorkerServiceGrpc.getReportMethod(), report.build(), Calls.FOREVER, false);
-            hear(standing.getCancelRequested(), standing.getCancelReason());
-        } catch (StatusRuntimeException error) {
-            Status.Code code = error.getStatus().getCode();
-            if (code == Status.Code.FAILED_PRECONDITION || code == Status.Code.NOT_FOUND) {
-                lose();
+        synchronized (inOrder) {
+            if (isLost()) {
+                throw new LeaseLostException(job().getJobId(), null);
             }
-            throw isLost() ? new LeaseLostException(job().getJobId(), error) : error;
-        } finally {
-            inOrder.unlock();
+            ReportRequest request = report.setLeaseToken(leaseToken()).setReportNumber(++number).build();
+            long sent = System.nanoTime();
+            try {
+                ReportResponse answer = Calls.untilAnswered(
+                        held, worker.channel, WorkerServiceGrpc.getReportMethod(), request, Calls.FOREVER);
+                hear(sent, answer.getCancelRequested(), answer.getCancelReason());
+            } catch (StatusRuntimeException error) {
+                Status.Code code = error.getStatus().getCode();
+                if (code == Status.Code.FAILED_PRECONDITION || code == Status.Code.NOT_FOUND) {
+                    lose();
+                }
+                throw isLost() ? new LeaseLostException(job().getJobId(), error) : error;
+            }
         }
     }
 
-    /** Takes note of whether the job is to stop. */
-    void hear(boolean cancelRequested, String reason) {
+    String leaseToken() {
+        return leased.getLeaseToken();
+    }
+
+    /** Takes note of an answer to what was sent then: the lease is renewed, and maybe the job is to stop. */
+    synchronized void hear(long sent, boolean cancelRequested, String reason) {
+        if (sent + worker.hold - heldUntil > 0) {
+            heldUntil = sent + worker.hold;
+        }
         if (cancelRequested && !isCancelled()) {
             cancelReason = reason;
             interrupt();
         }
-    }
-
-    /** Takes note that the lease holds until then, by {@link System#nanoTime}, unless it is renewed. */
-    synchronized void holdsUntil(long nanos) {
-        expires = nanos;
-    }
-
-    /** How long the lease surely holds, in nanoseconds; for ever where no handler works with it any more. */
-    synchronized long left(long now) {
-        return hasEnded || isLost() ? Long.MAX_VALUE : expires - now;
-    }
-
-    /** Whether the lease is to be kept: also while the end is being told. */
-    synchronized boolean isKept() {
-        return hasEnded || !isLost();
     }
 
     /** The lease is not ours any more. */
@@ -239,37 +203,34 @@ public final class Attempt {
         }
     }
 
+    /** Whether the lease is to be renewed: not for a handler that does not stop, but while the end is being told. */
+    boolean isKept() {
+        return hasEnded.get() || !held.isCancelled();
+    }
+
     /** Answers true to the first who ends it. No handler has anything to tell from here on. */
     boolean end() {
-        synchronized (this) {
-            if (hasEnded) {
-                return false;
-            }
-            hasEnded = true;
-            wasLost = isLost();
-        }
+        boolean isFirst = !hasEnded.getAndSet(true);
         lose();
-        return true;
+        return isFirst;
     }
 
-    /** Whether the lease was lost before it was ended. */
-    synchronized boolean wasLost() {
-        return wasLost;
-    }
-
-    /** The handler begins in this thread, unless it is over before. */
-    synchronized boolean enter() {
-        runner = isLost() ? null : Thread.currentThread();
-        if (runner != null && isCancelled()) {
-            interrupt();
+    /** Runs the handler in this thread, which is interrupted when it has to stop, and not once it has ended. */
+    Object run(Handler handler) throws Exception {
+        synchronized (this) {
+            runner = Thread.currentThread();
+            if (isCancelled() || held.isCancelled()) {
+                interrupt();
+            }
         }
-        return runner != null;
-    }
-
-    /** The handler has ended: no interrupt is meant for its thread any more. */
-    synchronized void leave() {
-        runner = null;
-        Thread.interrupted();
+        try {
+            return handler.handle(this);
+        } finally {
+            synchronized (this) {
+                runner = null;
+                Thread.interrupted();
+            }
+        }
     }
 
     private synchronized void interrupt() {

@@ -19,12 +19,11 @@ import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.ThreadLocalRandom;
 import java.util.concurrent.TimeUnit;
 
-/** Calls that are made again until they are answered. */
+/** Calls that are made again until they are answered. Times are in nanoseconds. */
 final class Calls {
     /** Deadline of one unary call: without one, it waits for a dead network for ever. */
-    static final Duration TIMEOUT = Duration.ofSeconds(10);
-    /** No limit; a sum of it and a time does not overflow. */
-    static final Duration FOREVER = Duration.ofDays(36_500);
+    static final long TIMEOUT = TimeUnit.SECONDS.toNanos(10);
+    static final long FOREVER = Long.MAX_VALUE;
     // What may heal, by the table in docs/protocol.md. All else stays as it is however often one asks.
     private static final Set<Status.Code> TRANSIENT = EnumSet.of(
             Status.Code.UNAVAILABLE, Status.Code.RESOURCE_EXHAUSTED, Status.Code.DEADLINE_EXCEEDED,
@@ -32,14 +31,15 @@ final class Calls {
 
     private Calls() {}
 
-    static boolean mayHeal(Status status) {
-        return TRANSIENT.contains(status.getCode());
+    /** Also for what an interceptor throws, which is UNKNOWN. */
+    static boolean mayHeal(Throwable error) {
+        return TRANSIENT.contains(Status.fromThrowable(error).getCode());
     }
 
     /** Makes a call in a context, which ends it as well. */
     static <Q, A> A once(
-            Context context, ManagedChannel channel, MethodDescriptor<Q, A> method, Q request, long timeoutNanos) {
-        CallOptions options = CallOptions.DEFAULT.withDeadlineAfter(timeoutNanos, TimeUnit.NANOSECONDS);
+            Context context, ManagedChannel channel, MethodDescriptor<Q, A> method, Q request, long timeout) {
+        CallOptions options = CallOptions.DEFAULT.withDeadlineAfter(timeout, TimeUnit.NANOSECONDS);
         Context previous = context.attach();
         try {
             return ClientCalls.blockingUnaryCall(channel, method, options, request);
@@ -49,39 +49,31 @@ final class Calls {
     }
 
     /**
-     * Makes a call that may be repeated until it is answered. Throws the last error where that cannot heal, where
-     * the next try would be past the limit, once the context has ended and, where it is told to heed that, once
-     * the thread is interrupted. Otherwise an interrupt is kept for later: the call goes on.
+     * Makes a call that may be repeated until it is answered. Throws the last error where that cannot heal, where the
+     * next try would be past the limit, and once the context has ended. An interrupt is kept for later: what was sent
+     * might be stored, and whoever is interrupted would not know.
      */
     static <Q, A> A untilAnswered(
-            Context context,
-            ManagedChannel channel,
-            MethodDescriptor<Q, A> method,
-            Q request,
-            Duration limit,
-            boolean heedsInterrupts) {
+            Context context, ManagedChannel channel, MethodDescriptor<Q, A> method, Q request, long limit) {
         Backoff backoff = new Backoff();
-        long end = System.nanoTime() + limit.toNanos();
+        long end = System.nanoTime() + limit;
         boolean interrupted = false;
         try {
             while (true) {
-                interrupted |= !heedsInterrupts && Thread.interrupted();
+                interrupted |= Thread.interrupted();
+                long pause;
                 try {
-                    long left = end - System.nanoTime();
-                    return once(context, channel, method, request, Math.min(left, TIMEOUT.toNanos()));
+                    return once(context, channel, method, request, Math.min(end - System.nanoTime(), TIMEOUT));
                 } catch (StatusRuntimeException error) {
-                    long pause = backoff.nanos(error);
-                    if (!mayHeal(error.getStatus()) || context.isCancelled() || end - System.nanoTime() <= pause) {
+                    pause = backoff.next(error);
+                    if (!mayHeal(error) || context.isCancelled() || end - System.nanoTime() <= pause) {
                         throw error;
                     }
-                    try {
-                        pause(context, channel, pause);
-                    } catch (InterruptedException interrupt) {
-                        interrupted = true;
-                        if (heedsInterrupts) {
-                            throw error;
-                        }
-                    }
+                }
+                try {
+                    pause(context, channel, pause);
+                } catch (InterruptedException interrupt) {
+                    interrupted = true;
                 }
             }
         } finally {
@@ -92,14 +84,14 @@ final class Calls {
     }
 
     /** Waits until it is time to try again, or until the context ends. */
-    static void pause(Context context, ManagedChannel channel, long nanos) throws InterruptedException {
+    static void pause(Context context, ManagedChannel channel, long time) throws InterruptedException {
         // The channel has a backoff of its own, of up to 2 min: it must not be the longer one.
         channel.resetConnectBackoff();
         CountDownLatch ended = new CountDownLatch(1);
         Context.CancellationListener listener = over -> ended.countDown();
         context.addListener(listener, Runnable::run);
         try {
-            ended.await(nanos, TimeUnit.NANOSECONDS);
+            ended.await(time, TimeUnit.NANOSECONDS);
         } finally {
             context.removeListener(listener);
         }
@@ -108,6 +100,10 @@ final class Calls {
     static com.google.protobuf.Duration proto(Duration duration) {
         return com.google.protobuf.Duration.newBuilder()
                 .setSeconds(duration.getSeconds()).setNanos(duration.getNano()).build();
+    }
+
+    static long nanos(com.google.protobuf.Duration duration) {
+        return TimeUnit.SECONDS.toNanos(duration.getSeconds()) + duration.getNanos();
     }
 
     /** Waits between tries: uniform in 0 to 0.1 s, doubling to 30 s, and never less than the server asks for. */
@@ -122,7 +118,7 @@ final class Calls {
         }
 
         /** How long to wait now; the error may tell what the server asks for, or be null. */
-        long nanos(Throwable error) {
+        long next(Throwable error) {
             long jitter = ThreadLocalRandom.current().nextLong(ceiling);
             ceiling = Math.min(2 * ceiling, LONGEST);
             return jitter + (error == null ? 0 : asked(error));
@@ -133,8 +129,7 @@ final class Calls {
                 com.google.rpc.Status status = StatusProto.fromThrowable(error);
                 for (Any detail : status == null ? List.<Any>of() : status.getDetailsList()) {
                     if (detail.is(RetryInfo.class)) {
-                        com.google.protobuf.Duration delay = detail.unpack(RetryInfo.class).getRetryDelay();
-                        return TimeUnit.SECONDS.toNanos(delay.getSeconds()) + delay.getNanos();
+                        return nanos(detail.unpack(RetryInfo.class).getRetryDelay());
                     }
                 }
             } catch (InvalidProtocolBufferException | IllegalArgumentException malformed) {

@@ -14,29 +14,27 @@ import java.util.Map;
 
 /** Payloads from values of Java and back. */
 public final class Payloads {
-    private static final long EXACT_MAX = 1L << 53;
+    // Beyond it doubles, which numbers travel as, do not have every integer.
+    private static final double EXACT_END = 1L << 53;
 
     private Payloads() {}
 
     /**
      * A JSON value, of maps with strings as keys, iterables, strings, numbers, booleans and null within those; bytes
-     * as they are; null for no payload. A {@link Payload} and a {@link Value} stay as they are.
+     * as they are; null for no payload. A {@link Payload} stays as it is.
      *
      * @param value what it holds
      * @return the payload
-     * @throws IllegalArgumentException for what is not JSON, and for integers beyond 2^53, which would lose digits
+     * @throws IllegalArgumentException for what is not JSON, and for integers of 2^53 and more, which may lose digits
+     * @throws ClassCastException for a key that is no string
      */
     public static Payload of(Object value) {
         if (value instanceof Payload payload) {
             return payload;
+        } else if (value instanceof byte[] bytes) {
+            return Payload.newBuilder().setData(ByteString.copyFrom(bytes)).build();
         }
-        Payload.Builder payload = Payload.newBuilder();
-        if (value instanceof byte[] bytes) {
-            payload.setData(ByteString.copyFrom(bytes));
-        } else if (value != null) {
-            payload.setJson(json(value));
-        }
-        return payload.build();
+        return value == null ? Payload.getDefaultInstance() : Payload.newBuilder().setJson(json(value)).build();
     }
 
     /**
@@ -54,23 +52,10 @@ public final class Payloads {
         };
     }
 
-    static Struct struct(Map<?, ?> map) {
-        Struct.Builder struct = Struct.newBuilder();
-        map.forEach((key, element) -> {
-            if (!(key instanceof String name)) {
-                throw new IllegalArgumentException("a key is no string: " + key);
-            }
-            struct.putFields(name, json(element));
-        });
-        return struct.build();
-    }
-
     private static Value json(Object value) {
         Value.Builder json = Value.newBuilder();
         if (value == null) {
             json.setNullValue(NullValue.NULL_VALUE);
-        } else if (value instanceof Value same) {
-            json.mergeFrom(same);
         } else if (value instanceof String text) {
             json.setStringValue(text);
         } else if (value instanceof Boolean truth) {
@@ -78,7 +63,9 @@ public final class Payloads {
         } else if (value instanceof Number number) {
             json.setNumberValue(number(number));
         } else if (value instanceof Map<?, ?> map) {
-            json.setStructValue(struct(map));
+            Struct.Builder struct = Struct.newBuilder();
+            map.forEach((key, element) -> struct.putFields((String) key, json(element)));
+            json.setStructValue(struct);
         } else if (value instanceof Iterable<?> elements) {
             ListValue.Builder list = ListValue.newBuilder();
             elements.forEach(element -> list.addValues(json(element)));
@@ -92,9 +79,8 @@ public final class Payloads {
     private static double number(Number number) {
         double rounded = number.doubleValue();
         boolean isInteger = number instanceof Long || number instanceof BigInteger;
-        if (!Double.isFinite(rounded)
-                || isInteger && new BigInteger(number.toString()).abs().compareTo(BigInteger.valueOf(EXACT_MAX)) > 0) {
-            throw new IllegalArgumentException(number + " is no number of JSON, or beyond 2^53: write it as a string");
+        if (!Double.isFinite(rounded) || isInteger && Math.abs(rounded) >= EXACT_END) {
+            throw new IllegalArgumentException(number + " is no number of JSON, or too large: write it as a string");
         }
         return rounded;
     }
@@ -103,13 +89,7 @@ public final class Payloads {
         return switch (json.getKindCase()) {
             case STRING_VALUE -> json.getStringValue();
             case BOOL_VALUE -> json.getBoolValue();
-            case NUMBER_VALUE -> {
-                double number = json.getNumberValue();
-                if (number == Math.rint(number) && Math.abs(number) <= EXACT_MAX) {
-                    yield (long) number;
-                }
-                yield (Object) number;
-            }
+            case NUMBER_VALUE -> number(json.getNumberValue());
             case STRUCT_VALUE -> {
                 Map<String, Object> map = new LinkedHashMap<>();
                 json.getStructValue().getFieldsMap().forEach((key, element) -> map.put(key, value(element)));
@@ -122,5 +102,12 @@ public final class Payloads {
             }
             case NULL_VALUE, KIND_NOT_SET -> null;
         };
+    }
+
+    private static Object number(double number) {
+        if (number == Math.rint(number) && Math.abs(number) < EXACT_END) {
+            return (long) number;
+        }
+        return number;
     }
 }

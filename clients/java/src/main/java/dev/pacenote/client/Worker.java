@@ -8,9 +8,6 @@ import dev.pacenote.v1.LeaseRequest;
 import dev.pacenote.v1.LeaseResponse;
 import dev.pacenote.v1.LeaseStatus;
 import dev.pacenote.v1.LeasedJob;
-import dev.pacenote.v1.Payload;
-import dev.pacenote.v1.ReportRequest;
-import dev.pacenote.v1.ReportResponse;
 import dev.pacenote.v1.WorkerServiceGrpc;
 import io.grpc.Context;
 import io.grpc.ManagedChannel;
@@ -21,11 +18,11 @@ import java.io.StringWriter;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.HashSet;
-import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.UUID;
+import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.TimeUnit;
@@ -41,56 +38,71 @@ import java.util.function.BooleanSupplier;
 public final class Worker implements AutoCloseable {
     private static final System.Logger LOG = System.getLogger(Worker.class.getName());
     private static final Duration GRACE = Duration.ofSeconds(20);
-    private static final Duration WAIT = Duration.ofSeconds(30);
     // What a drain takes beyond its grace where the server does not answer. Chosen.
     private static final Duration HAND_BACK = Duration.ofSeconds(5);
     // How long a drain waits for work that may be on its way. Chosen: where work waits, it comes in milliseconds.
     private static final Duration ON_ITS_WAY = Duration.ofMillis(500);
+    // How late an attempt may be stopped. Chosen: a tenth of the shortest margin.
+    private static final Duration TICK = Duration.ofMillis(100);
     // A server keeps no more of an error's detail: 16 KiB.
     private static final int DETAIL = 16_384;
 
-    private final ManagedChannel channel;
+    final ManagedChannel channel;
+    /** How long a lease surely holds, in nanoseconds: its term, and a margin less. */
+    final long hold;
     private final Map<String, Handler> handlers;
     private final LeaseRequest wanted;
-    private final int concurrency;
-    /** Where handlers run. A daemon thread is made for each at need, and ends when it has had no work for a minute. */
-    private final ExecutorService threads = Executors.newCachedThreadPool(work -> daemon(work, "pacenote-handler"));
-    /** A third of the term: when leases are renewed. */
+    /** A third of the term, in nanoseconds: when leases are renewed. */
     private final long beat;
-    /** How long a lease surely holds, from its claim or when a renewal was sent: its term without a margin. */
-    private final long hold;
+    /** A daemon thread is made for each handler at need, and ends when it has had no work for a minute. */
+    private final ExecutorService threads = Executors.newCachedThreadPool(work -> {
+        Thread thread = new Thread(work, "pacenote-worker");
+        thread.setDaemon(true);
+        return thread;
+    });
     /** Ends when the drain is done, and with it every call. */
     private final Context.CancellableContext life = Context.ROOT.withCancellation();
+    private final CountDownLatch isOver = new CountDownLatch(1);
+    private volatile Throwable failure;
     // Guarded by this:
     private final Set<Attempt> running = new HashSet<>();
-    /** The call of Lease that is under way, until each job of its answer has begun or was handed back. */
+    /** The call of Lease that is under way, until each job of its answer is among the running ones. */
     private Context.CancellableContext poll;
     private boolean isDraining;
 
-    private Worker(Builder builder) {
-        channel = builder.channel;
-        handlers = Map.copyOf(builder.handlers);
-        concurrency = builder.concurrency;
-        long term = builder.lease.toNanos();
-        beat = term / 3;
-        hold = term - Math.min(TimeUnit.SECONDS.toNanos(2), term / 5);
-        wanted = LeaseRequest.newBuilder()
-                .setWorkerId(builder.workerId)
-                .addAllTypes(builder.handlers.keySet())
-                .addAllQueues(builder.queues)
-                .setLease(Calls.proto(builder.lease))
-                .setWait(Calls.proto(WAIT))
-                .build();
+    /**
+     * A worker for every queue, with leases of 15 s.
+     *
+     * @param channel to the server
+     * @param handlers by the type of the jobs that they do, at least one; called by several threads at once
+     * @param concurrency how many jobs it has at once, 1 to 1,000
+     */
+    public Worker(ManagedChannel channel, Map<String, Handler> handlers, int concurrency) {
+        this(channel, handlers, LeaseRequest.newBuilder().setMaxJobs(concurrency).build());
     }
 
     /**
-     * A worker to be.
+     * A worker that asks for what a request says.
      *
      * @param channel to the server
-     * @return the builder
+     * @param handlers by the type of the jobs that they do, at least one; called by several threads at once
+     * @param wanted with {@code max_jobs} as how many jobs it has at once, at least 1. Where they are not set,
+     *     {@code worker_id} is unique, {@code queues} are all, {@code lease} is 15 s and {@code wait} 30 s
      */
-    public static Builder builder(ManagedChannel channel) {
-        return new Builder(channel);
+    public Worker(ManagedChannel channel, Map<String, Handler> handlers, LeaseRequest wanted) {
+        this.channel = channel;
+        this.handlers = Map.copyOf(handlers);
+        String workerId = "java-" + ProcessHandle.current().pid() + "-" + UUID.randomUUID();
+        this.wanted = wanted.toBuilder()
+                .setWorkerId(wanted.getWorkerId().isEmpty() ? workerId : wanted.getWorkerId())
+                .clearTypes().addAllTypes(this.handlers.keySet())
+                .setMaxJobs(Math.max(1, wanted.getMaxJobs()))
+                .setLease(wanted.hasLease() ? wanted.getLease() : Calls.proto(Duration.ofSeconds(15)))
+                .setWait(wanted.hasWait() ? wanted.getWait() : Calls.proto(Duration.ofSeconds(30)))
+                .build();
+        long term = Calls.nanos(this.wanted.getLease());
+        beat = term / 3;
+        hold = term - Math.min(TimeUnit.SECONDS.toNanos(2), term / 5);
     }
 
     /**
@@ -99,53 +111,41 @@ public final class Worker implements AutoCloseable {
      * @throws StatusRuntimeException where the server refuses to give work for good; what runs was drained
      */
     public void run() {
-        daemon(this::keepLeases, "pacenote-leases").start();
+        threads.execute(this::leaseAll);
+        threads.execute(this::keepLeases);
+        threads.execute(this::stopLate);
         try {
-            leaseAll();
-        } finally {
-            boolean interrupted = Thread.interrupted();
-            if (!isDraining()) {
-                drain(GRACE);
-            }
-            while (!await(life::isCancelled, Long.MAX_VALUE)) {
-                interrupted |= Thread.interrupted();
-            }
-            if (interrupted) {
-                Thread.currentThread().interrupt();
-            }
+            isOver.await();
+        } catch (InterruptedException interrupt) {
+            close();
+            Thread.currentThread().interrupt();
+        }
+        if (failure != null) {
+            throw Status.fromThrowable(failure).asRuntimeException(Status.trailersFromThrowable(failure));
         }
     }
 
     /**
      * Leases no more, waits for what runs, and hands back what has not ended then; its handlers are interrupted. An
-     * interrupt of this thread ends the wait, and is kept. Whoever runs the worker goes on once this is done.
+     * interrupt of this thread is kept, and shortens nothing. Whoever runs the worker goes on once this is done.
      *
      * @param grace how long to wait; where the server does not answer, it may take 5 s more
      */
     public void drain(Duration grace) {
-        Context.CancellableContext call;
         synchronized (this) {
             isDraining = true;
             notifyAll();
-            call = poll;
         }
         // An answer that a cancel crosses on its way is heard by nobody: its jobs would be held, and charged, until
         // their leases end. What comes in time is handed back.
-        await(() -> poll == null, ON_ITS_WAY.toNanos());
-        cancel(call);
+        if (!await(() -> poll == null, ON_ITS_WAY.toNanos())) {
+            cancelPoll();
+        }
         await(() -> poll == null && running.isEmpty(), grace.toNanos());
-        List<Attempt> left;
-        synchronized (this) {
-            left = new ArrayList<>(running);
-        }
-        long end = System.nanoTime() + HAND_BACK.toNanos();
-        left.forEach(attempt -> handBack(attempt, Duration.ofNanos(end - System.nanoTime())));
-        // What is being told by others, of what they had ended before.
-        await(() -> poll == null && running.isEmpty(), end - System.nanoTime());
+        attempts().forEach(attempt -> threads.execute(() -> end(attempt, attempt.isLost() ? null : handBack())));
+        await(() -> poll == null && running.isEmpty(), HAND_BACK.toNanos());
         life.cancel(null);
-        synchronized (this) {
-            notifyAll();
-        }
+        isOver.countDown();
     }
 
     /** Drains with a grace of 20 s. */
@@ -154,120 +154,116 @@ public final class Worker implements AutoCloseable {
         drain(GRACE);
     }
 
-    private static Thread daemon(Runnable work, String name) {
-        Thread thread = new Thread(work, name);
-        thread.setDaemon(true);
-        return thread;
-    }
-
     synchronized boolean isDraining() {
         return isDraining;
     }
 
+    private synchronized List<Attempt> attempts() {
+        return new ArrayList<>(running);
+    }
+
     /**
-     * Waits until something of what is guarded by this has come about. Answers false if the time is over before, or if
-     * the thread is interrupted, which is kept.
+     * Waits until something of what is guarded by this has come about. Answers false if the time is over before. An
+     * interrupt is kept for later.
      */
     private synchronized boolean await(BooleanSupplier condition, long nanos) {
-        long begun = System.nanoTime();
-        try {
-            while (!condition.getAsBoolean()) {
-                long left = nanos - (System.nanoTime() - begun);
-                if (left <= 0) {
-                    return false;
-                }
+        long end = System.nanoTime() + nanos;
+        boolean interrupted = false;
+        for (long left = nanos; !condition.getAsBoolean() && left > 0; left = end - System.nanoTime()) {
+            try {
                 TimeUnit.NANOSECONDS.timedWait(this, left);
+            } catch (InterruptedException interrupt) {
+                interrupted = true;
             }
-            return true;
-        } catch (InterruptedException interrupt) {
-            Thread.currentThread().interrupt();
-            return false;
         }
+        if (interrupted) {
+            Thread.currentThread().interrupt();
+        }
+        return condition.getAsBoolean();
     }
 
     private void leaseAll() {
         Calls.Backoff backoff = new Calls.Backoff();
-        for (LeaseRequest request = nextRequest(); request != null; request = nextRequest()) {
-            long pause = 0;
-            try {
-                long sent = System.nanoTime();
-                LeaseResponse answer = Calls.once(poll, channel, WorkerServiceGrpc.getLeaseMethod(), request,
-                        WAIT.plus(Calls.TIMEOUT).toNanos());
-                com.google.protobuf.Duration waited = answer.getWaited();
-                long claimed = sent + TimeUnit.SECONDS.toNanos(waited.getSeconds()) + waited.getNanos();
-                begin(answer.getLeasedJobsList(), claimed);
-                if (answer.getDrain()) { // The server's, not ours: it says so at once, as long as it is there.
-                    pause = backoff.nanos(null);
-                } else {
-                    backoff.reset();
-                }
-            } catch (StatusRuntimeException error) {
-                if (!Calls.mayHeal(error.getStatus())) {
-                    throw error;
-                }
-                pause = backoff.nanos(error);
-                channel.resetConnectBackoff();
-            } finally {
-                synchronized (this) {
-                    cancel(poll);
-                    poll = null;
-                    notifyAll();
-                }
+        try {
+            for (LeaseRequest request = nextRequest(); request != null; request = nextRequest()) {
+                await(() -> isDraining, lease(request, backoff));
             }
-            await(() -> isDraining, pause);
+        } catch (Throwable error) { // Errors as well: without this thread, nothing would be done any more.
+            failure = error;
+            close();
         }
     }
 
     /** What to ask for, once there is room; null once there is no more to be asked for. */
     private synchronized LeaseRequest nextRequest() {
-        await(() -> isDraining || running.size() < concurrency, Long.MAX_VALUE);
-        if (isDraining || Thread.currentThread().isInterrupted()) {
+        await(() -> isDraining || running.size() < wanted.getMaxJobs(), Calls.FOREVER);
+        if (isDraining) {
             return null;
         }
         poll = life.withCancellation();
-        return wanted.toBuilder().setMaxJobs(concurrency - running.size()).build();
+        return wanted.toBuilder().setMaxJobs(wanted.getMaxJobs() - running.size()).build();
     }
 
-    private static void cancel(Context.CancellableContext call) {
-        if (call != null) {
-            call.cancel(null);
-        }
-    }
-
-    private void begin(List<LeasedJob> jobs, long claimed) {
-        for (LeasedJob leased : jobs) {
-            Attempt attempt = new Attempt(channel, leased, this::isDraining);
-            attempt.holdsUntil(claimed + hold);
-            boolean mayBegin;
+    /** Leases once, and begins what comes. Answers how long to wait before the next time, in nanoseconds. */
+    private long lease(LeaseRequest request, Calls.Backoff backoff) {
+        try {
+            long timeout = Calls.nanos(request.getWait()) + Calls.TIMEOUT;
+            long sent = System.nanoTime();
+            LeaseResponse answer = Calls.once(poll, channel, WorkerServiceGrpc.getLeaseMethod(), request, timeout);
+            long claimed = sent + Calls.nanos(answer.getWaited());
+            answer.getLeasedJobsList().forEach(leased -> begin(leased, claimed));
+            if (answer.getDrain()) { // The server's, not ours: it says so at once, as long as it is there.
+                return backoff.next(null);
+            }
+            backoff.reset();
+            return 0;
+        } catch (RuntimeException error) {
+            if (!Calls.mayHeal(error)) {
+                throw error;
+            }
+            channel.resetConnectBackoff();
+            return backoff.next(error);
+        } finally {
+            cancelPoll();
             synchronized (this) {
-                // What arrives so late that its lease may be over is handed back as well.
-                mayBegin = !isDraining && attempt.left(System.nanoTime()) > 0 && running.add(attempt);
-            }
-            if (mayBegin) {
-                threads.execute(() -> work(attempt));
-            } else {
-                handBack(attempt, HAND_BACK);
+                poll = null;
+                notifyAll();
             }
         }
+    }
+
+    private synchronized void cancelPoll() {
+        if (poll != null) {
+            poll.cancel(null);
+        }
+    }
+
+    private void begin(LeasedJob leased, long claimed) {
+        Attempt attempt = new Attempt(this, leased, claimed);
+        synchronized (this) {
+            running.add(attempt);
+        }
+        threads.execute(() -> work(attempt));
     }
 
     private void work(Attempt attempt) {
-        FinishRequest.Builder outcome = FinishRequest.newBuilder();
-        if (attempt.enter()) {
+        FinishRequest.Builder outcome = handBack(); // What comes while draining, or so late that its lease may be over.
+        if (!isDraining() && !attempt.isLost()) {
             outcome = outcome(handlers.get(attempt.job().getType()), attempt);
-            attempt.leave();
+            if (attempt.isLost()) {
+                outcome = null;
+            } else if (attempt.isCancelled()) {
+                outcome = FinishRequest.newBuilder().setCancelled(Cancelled.getDefaultInstance());
+            }
         }
-        if (attempt.isCancelled()) {
-            outcome = FinishRequest.newBuilder().setCancelled(Cancelled.getDefaultInstance());
-        }
-        end(attempt, outcome, Calls.FOREVER);
+        end(attempt, outcome);
     }
 
     /** Runs the handler, and says how it ended. */
     private static FinishRequest.Builder outcome(Handler handler, Attempt attempt) {
         Object value;
         try {
-            value = handler.handle(attempt);
+            value = attempt.run(handler);
         } catch (Outcome outcome) {
             return outcome.request.toBuilder();
         } catch (Throwable error) { // Errors as well: they would end this thread alone, and say nothing.
@@ -285,22 +281,22 @@ public final class Worker implements AutoCloseable {
         }
     }
 
-    private void handBack(Attempt attempt, Duration limit) {
-        end(attempt, FinishRequest.newBuilder().setHandBack(HandBack.getDefaultInstance()), limit);
+    private static FinishRequest.Builder handBack() {
+        return FinishRequest.newBuilder().setHandBack(HandBack.getDefaultInstance());
     }
 
-    /** Tells the end of an attempt, the first one that comes. It is renewed until that is answered. */
-    private void end(Attempt attempt, FinishRequest.Builder outcome, Duration limit) {
+    /** Ends an attempt, for the first one who does, and tells how, if at all. It is renewed until that is answered. */
+    private void end(Attempt attempt, FinishRequest.Builder outcome) {
         if (!attempt.end()) {
             return;
         }
         try {
-            if (!attempt.wasLost()) {
-                finish(outcome.setLeaseToken(attempt.leaseToken()), limit);
+            if (outcome != null) {
+                finish(outcome.setLeaseToken(attempt.leaseToken()));
             }
         } catch (StatusRuntimeException error) {
-            String message = "the end of job " + attempt.job().getJobId() + " was not taken in";
-            LOG.log(System.Logger.Level.WARNING, message, error);
+            LOG.log(System.Logger.Level.WARNING, "the end of job {0} was not taken in: {1}",
+                    attempt.job().getJobId(), error.getMessage());
         } finally {
             synchronized (this) {
                 running.remove(attempt);
@@ -309,9 +305,10 @@ public final class Worker implements AutoCloseable {
         }
     }
 
-    private void finish(FinishRequest.Builder outcome, Duration limit) {
+    private void finish(FinishRequest.Builder outcome) {
         try {
-            Calls.untilAnswered(life, channel, WorkerServiceGrpc.getFinishMethod(), outcome.build(), limit, false);
+            Calls.untilAnswered(
+                    life, channel, WorkerServiceGrpc.getFinishMethod(), outcome.build(), Calls.FOREVER);
         } catch (StatusRuntimeException error) {
             if (error.getStatus().getCode() != Status.Code.INVALID_ARGUMENT) {
                 throw error;
@@ -320,158 +317,64 @@ public final class Worker implements AutoCloseable {
             String reason = outcome.hasResult() ? "RESULT_INVALID" : "HANDLER_ERROR";
             FinishRequest refused = Outcome.error(reason, String.valueOf(error.getStatus().getDescription()), false)
                     .setLeaseToken(outcome.getLeaseToken()).build();
-            Calls.untilAnswered(life, channel, WorkerServiceGrpc.getFinishMethod(), refused, limit, false);
+            Calls.untilAnswered(life, channel, WorkerServiceGrpc.getFinishMethod(), refused, Calls.FOREVER);
         }
     }
 
-    /** Renews all leases in time, hears which jobs are to stop, and ends attempts whose lease is over or lost. */
+    /** Ends attempts whose lease may be over, by our own clock alone, whatever becomes of their renewals. */
+    private void stopLate() {
+        while (!await(life::isCancelled, TICK.toNanos())) {
+            attempts().forEach(Attempt::isLost);
+        }
+    }
+
+    /** Renews all leases in time, and hears which are lost and which jobs are to stop. */
     private void keepLeases() {
         Calls.Backoff backoff = new Calls.Backoff();
-        long pause = beat;
-        while (!await(life::isCancelled, pause)) {
-            List<Attempt> attempts;
-            synchronized (this) {
-                attempts = new ArrayList<>(running);
+        for (long pause = beat; !await(life::isCancelled, pause); ) {
+            long sent = System.nanoTime();
+            try {
+                renew(attempts().stream().filter(Attempt::isKept).toList());
+                backoff.reset();
+                pause = sent + beat - System.nanoTime();
+            } catch (RuntimeException error) {
+                channel.resetConnectBackoff();
+                pause = Math.min(backoff.next(error), beat / 2);
             }
-            long now = System.nanoTime();
-            attempts.stream().filter(attempt -> attempt.left(now) <= 0).forEach(Attempt::lose);
-            attempts.removeIf(attempt -> !attempt.isKept());
-            long next = attempts.isEmpty() ? now + beat : renew(attempts, backoff);
-            pause = Math.min(next, now + left(attempts, now)) - System.nanoTime();
         }
     }
 
-    /** How long all of these leases surely hold, in nanoseconds. */
-    private long left(List<Attempt> attempts, long now) {
-        return attempts.stream().mapToLong(attempt -> attempt.left(now)).reduce(beat, Math::min);
-    }
-
-    /** Renews leases once. Answers when it is time for the next try, by {@link System#nanoTime}. */
-    private long renew(List<Attempt> attempts, Calls.Backoff backoff) {
-        long sent = System.nanoTime();
-        // Room for another try before the leases are over, and no call that waits longer than they hold.
-        long timeout = Math.min(left(attempts, sent), Math.min(beat / 2, Calls.TIMEOUT.toNanos()));
+    /** Renews leases once. Throws what may heal. */
+    private void renew(List<Attempt> attempts) {
+        if (attempts.isEmpty()) {
+            return;
+        }
         ExtendLeasesRequest.Builder request = ExtendLeasesRequest.newBuilder();
         attempts.forEach(attempt -> request.addLeaseTokens(attempt.leaseToken()));
+        long sent = System.nanoTime();
         try {
+            // The term has to have room for a second try, and a third.
+            long timeout = Math.min(beat / 2, Calls.TIMEOUT);
             List<LeaseStatus> leases = Calls.once(
                     life, channel, WorkerServiceGrpc.getExtendLeasesMethod(), request.build(), timeout).getLeasesList();
-            backoff.reset();
-            for (int index = 0; index < Math.min(attempts.size(), leases.size()); index++) {
+            for (int index = 0; index < attempts.size(); index++) {
                 LeaseStatus lease = leases.get(index);
                 if (lease.getLost()) {
                     attempts.get(index).lose();
+                } else if (lease.hasLeaseExpireTime()) { // Without one, the server cannot say how it stands.
+                    attempts.get(index).hear(sent, lease.getCancelRequested(), lease.getCancelReason());
                 }
-                if (!lease.hasLeaseExpireTime()) { // Lost, or the server cannot say how it stands: not renewed.
-                    continue;
-                }
-                attempts.get(index).holdsUntil(sent + hold);
-                attempts.get(index).hear(lease.getCancelRequested(), lease.getCancelReason());
             }
-        } catch (RuntimeException error) { // Whatever an interceptor throws: without this thread, leases are not kept.
-            if (Calls.mayHeal(Status.fromThrowable(error))) {
-                channel.resetConnectBackoff();
-                return System.nanoTime() + Math.min(backoff.nanos(error), beat / 2);
+        } catch (RuntimeException error) {
+            if (Calls.mayHeal(error)) {
+                throw error;
             }
             // One token that the server does not know, as after its store was replaced, must not take the others along.
-            attempts.forEach(this::renew);
-        }
-        return sent + beat;
-    }
-
-    private void renew(Attempt attempt) {
-        long sent = System.nanoTime();
-        try {
-            ReportRequest request = ReportRequest.newBuilder().setLeaseToken(attempt.leaseToken()).build();
-            ReportResponse lease = Calls.once(life, channel, WorkerServiceGrpc.getReportMethod(), request, beat / 2);
-            attempt.holdsUntil(sent + hold);
-            attempt.hear(lease.getCancelRequested(), lease.getCancelReason());
-        } catch (RuntimeException error) {
-            if (!Calls.mayHeal(Status.fromThrowable(error))) {
-                attempt.lose();
+            if (attempts.size() == 1) {
+                attempts.get(0).lose();
+            } else {
+                attempts.forEach(attempt -> renew(List.of(attempt)));
             }
-        }
-    }
-
-    /** What a {@link Worker} is made of. At least one handler is needed. */
-    public static final class Builder {
-        private final ManagedChannel channel;
-        private final Map<String, Handler> handlers = new LinkedHashMap<>();
-        private String workerId = "java-" + ProcessHandle.current().pid() + "-" + UUID.randomUUID();
-        private List<String> queues = List.of();
-        private int concurrency = 1;
-        private Duration lease = Duration.ofSeconds(15);
-
-        private Builder(ManagedChannel channel) {
-            this.channel = channel;
-        }
-
-        /**
-         * Jobs of a type are done by a handler.
-         *
-         * @param type a name
-         * @param handler is called by several threads at once, where the concurrency is more than 1
-         * @return this
-         */
-        public Builder handler(String type, Handler handler) {
-            handlers.put(type, handler);
-            return this;
-        }
-
-        /**
-         * Shown as {@code Job.worker_id}. Default: one that is unique, with the process's id.
-         *
-         * @param workerId 1 to 1,024 bytes, best unique for a process
-         * @return this
-         */
-        public Builder workerId(String workerId) {
-            this.workerId = workerId;
-            return this;
-        }
-
-        /**
-         * Where its jobs may wait. Default: every queue.
-         *
-         * @param queues at most 100 names
-         * @return this
-         */
-        public Builder queues(String... queues) {
-            this.queues = List.of(queues);
-            return this;
-        }
-
-        /**
-         * How many jobs it has at once. Default 1.
-         *
-         * @param concurrency 1 to 1,000
-         * @return this
-         */
-        public Builder concurrency(int concurrency) {
-            if (concurrency < 1 || concurrency > 1_000) {
-                throw new IllegalArgumentException("concurrency is " + concurrency + "; it may be 1 to 1000");
-            }
-            this.concurrency = concurrency;
-            return this;
-        }
-
-        /**
-         * How long a job stays with a worker that fell silent; heartbeats go out after a third of it. Default 15 s.
-         *
-         * @param lease 5 s to 5 min
-         * @return this
-         */
-        public Builder lease(Duration lease) {
-            this.lease = lease;
-            return this;
-        }
-
-        /**
-         * The worker, which begins with {@link Worker#run}.
-         *
-         * @return the worker
-         */
-        public Worker build() {
-            return new Worker(this);
         }
     }
 }

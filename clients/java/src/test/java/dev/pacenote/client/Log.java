@@ -6,32 +6,31 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 import dev.pacenote.v1.Job;
 import dev.pacenote.v1.JobEvent;
 import dev.pacenote.v1.WatchJobResponse;
+import io.grpc.ManagedChannel;
 import java.util.ArrayList;
-import java.util.Iterator;
 import java.util.List;
-import java.util.function.Consumer;
 import java.util.stream.LongStream;
 
 /** All events of a watch from the beginning, without a hole or a double, and the job at its end. */
 record Log(List<JobEvent> events, Job end) {
-    static Log of(Iterator<WatchJobResponse> messages) {
-        return of(messages, message -> {});
+    static Log watch(ManagedChannel channel, String jobId) {
+        List<WatchJobResponse> messages = new ArrayList<>();
+        try {
+            Job end = Pacenote.watch(channel, jobId, messages::add);
+            assertEquals(messages.get(messages.size() - 1).getSnapshot(), end);
+        } catch (InterruptedException interrupt) {
+            throw new AssertionError(interrupt);
+        }
+        return of(messages);
     }
 
-    static Log of(Iterator<WatchJobResponse> messages, Consumer<WatchJobResponse> each) {
-        List<JobEvent> events = new ArrayList<>();
-        int snapshots = 0;
-        WatchJobResponse last = null;
-        while (messages.hasNext()) {
-            last = messages.next();
-            events.addAll(last.getEvents().getEventsList());
-            snapshots += last.hasSnapshot() ? 1 : 0;
-            each.accept(last);
-        }
+    static Log of(List<WatchJobResponse> messages) {
+        List<JobEvent> events = messages.stream()
+                .flatMap(message -> message.getEvents().getEventsList().stream()).toList();
         assertEquals(LongStream.rangeClosed(1, events.size()).boxed().toList(),
                 events.stream().map(JobEvent::getSequence).toList());
-        assertEquals(1, snapshots);
-        Job end = last.getSnapshot();
+        assertEquals(1, messages.stream().filter(WatchJobResponse::hasSnapshot).count());
+        Job end = messages.get(messages.size() - 1).getSnapshot();
         assertTrue(end.hasEndTime());
         assertEquals(events.size(), end.getLastSequence());
         return new Log(events, end);

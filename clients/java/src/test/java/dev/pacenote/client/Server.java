@@ -15,6 +15,7 @@ import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import java.util.function.Supplier;
 import java.util.regex.Matcher;
@@ -87,7 +88,7 @@ final class Server implements AutoCloseable {
 
     /** A channel of its own. */
     ManagedChannel channel(ClientInterceptor... interceptors) {
-        ManagedChannel channel = Pacenote.channelBuilder(address).intercept(interceptors).build();
+        ManagedChannel channel = Pacenote.connect(address, interceptors);
         channels.add(channel);
         return channel;
     }
@@ -117,6 +118,10 @@ final class Server implements AutoCloseable {
 
     static void happens(Supplier<Boolean> look) {
         eventually(() -> look.get() ? true : null);
+    }
+
+    static void happens(CountDownLatch latch) {
+        happens(() -> latch.getCount() == 0);
     }
 
     /** What it answers, once it is anything. */

@@ -29,10 +29,14 @@ import io.grpc.protobuf.StatusProto;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
+import java.util.Collections;
 import java.util.List;
 import java.util.Map;
-import java.util.OptionalLong;
+import java.util.concurrent.Callable;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.Semaphore;
 import java.util.concurrent.TimeUnit;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
@@ -85,62 +89,78 @@ class WatchTest {
         server.jobs().cancel(CancelRequest.newBuilder().setJobId(jobId).build());
     }
 
+    static <A> CompletableFuture<A> inThread(Callable<A> work) {
+        CompletableFuture<A> answer = new CompletableFuture<>();
+        Thread thread = new Thread(() -> {
+            try {
+                answer.complete(work.call());
+            } catch (Throwable error) {
+                answer.completeExceptionally(error);
+            }
+        });
+        thread.setDaemon(true);
+        thread.start();
+        return answer;
+    }
+
     @Test
-    void a_job_is_watched_from_its_submit_to_its_result() {
+    void a_job_is_watched_from_its_submit_to_its_result() throws Exception {
         ManagedChannel channel = server.channel();
         String jobId = sleeping(channel, 0.5);
-        Watch watch = Pacenote.watch(channel, jobId);
-        assertEquals(OptionalLong.of(0), watch.cursor());
-        Log log = Log.of(watch);
+        Log log = Log.watch(channel, jobId);
         assertEquals(Job.State.STATE_SUCCEEDED, log.end().getState());
         assertEquals(Map.of("slept_seconds", 0.5), log.result());
-        assertEquals(OptionalLong.of(log.events().size()), watch.cursor());
         List<Double> fractions = log.events().stream()
                 .filter(JobEvent::hasProgress).map(event -> event.getProgress().getFraction()).toList();
         assertEquals(fractions.stream().sorted().toList(), fractions);
         assertEquals(1.0, fractions.get(fractions.size() - 1));
         // With a snapshot first, and of a job that is over.
-        Watch again = Pacenote.watch(channel, WatchJobRequest.newBuilder().setJobId(jobId).build());
-        assertEquals(OptionalLong.empty(), again.cursor());
-        assertEquals(log.end(), again.next().getSnapshot());
-        assertFalse(again.hasNext());
+        List<WatchJobResponse> messages = new ArrayList<>();
+        WatchJobRequest request = WatchJobRequest.newBuilder().setJobId(jobId).build();
+        assertEquals(log.end(), Pacenote.watch(channel, request, messages::add));
+        assertEquals(1, messages.size());
     }
 
     @Test
-    void a_watch_goes_on_after_the_server_was_killed_and_started_again() {
+    void a_watch_goes_on_after_the_server_was_killed_and_started_again() throws Exception {
         ManagedChannel channel = server.channel();
         String jobId = sleeping(channel, 2);
-        int[] seen = {0};
-        Log log = Log.of(Pacenote.watch(channel, jobId), message -> {
-            int before = seen[0];
-            seen[0] += message.getEvents().getEventsCount();
-            if (before < 5 && seen[0] >= 5) {
+        List<WatchJobResponse> messages = new ArrayList<>();
+        boolean[] wasKilled = {false};
+        Pacenote.watch(channel, jobId, message -> {
+            messages.add(message);
+            if (!wasKilled[0] && message.getThroughSequence() >= 5) {
+                wasKilled[0] = true;
                 server.kill();
                 server.start();
             }
         });
+        Log log = Log.of(messages);
         assertEquals(Job.State.STATE_SUCCEEDED, log.end().getState());
         assertEquals(2, log.end().getAttempt());
         assertEquals(List.of("WORKER_LOST"), log.events().stream()
                 .filter(JobEvent::hasAttemptEnd).map(event -> event.getAttemptEnd().getError().getReason()).toList());
     }
 
+    /** Ends a watch from within. */
+    private static final class Enough extends RuntimeException {
+        private static final long serialVersionUID = 1;
+    }
+
     @Test
-    void a_watch_that_is_closed_and_begun_anew_at_every_message_loses_nothing() {
+    void a_watch_that_is_left_and_begun_anew_at_every_message_loses_nothing() throws Exception {
         ManagedChannel channel = server.channel();
         WatchJobRequest.Builder request =
                 WatchJobRequest.newBuilder().setJobId(sleeping(channel, 2)).setAfterSequence(0);
         List<WatchJobResponse> messages = new ArrayList<>();
         do {
-            try (Watch watch = Pacenote.watch(channel, request.build())) {
-                messages.add(watch.next());
-                long cursor = watch.cursor().getAsLong();
-                watch.hasNext(); // One more is received, and not handed out.
-                assertEquals(cursor, watch.cursor().getAsLong());
-                request.setAfterSequence(cursor);
-            }
+            assertThrows(Enough.class, () -> Pacenote.watch(channel, request.build(), message -> {
+                messages.add(message);
+                request.setAfterSequence(message.getThroughSequence());
+                throw new Enough();
+            }));
         } while (!messages.get(messages.size() - 1).hasSnapshot());
-        assertEquals(Job.State.STATE_SUCCEEDED, Log.of(messages.iterator()).end().getState());
+        assertEquals(Job.State.STATE_SUCCEEDED, Log.of(messages).end().getState());
         assertTrue(messages.size() > 3);
     }
 
@@ -152,15 +172,15 @@ class WatchTest {
         String jobId = waiting(channel);
         WatchJobRequest request = WatchJobRequest.newBuilder().setJobId(jobId).setAfterSequence(0)
                 .setHeartbeatInterval(Calls.proto(Duration.ofSeconds(1))).build();
-        Watch watch = Pacenote.watch(channel, request);
-        List<WatchJobResponse> messages = new ArrayList<>(List.of(watch.next()));
+        List<WatchJobResponse> messages = Collections.synchronizedList(new ArrayList<>());
+        CompletableFuture<Job> end = inThread(() -> Pacenote.watch(channel, request, messages::add));
+        Server.happens(() -> !messages.isEmpty());
         server.signal("STOP");
-        CompletableFuture<Void> rest = CompletableFuture.runAsync(() -> watch.forEachRemaining(messages::add));
         Server.happens(() -> network.count(network.begun, "WatchJob") > 1);
         server.signal("CONT");
         cancel(jobId);
-        rest.get(20, TimeUnit.SECONDS);
-        assertEquals(Job.State.STATE_CANCELLED, Log.of(messages.iterator()).end().getState());
+        assertEquals(Job.State.STATE_CANCELLED, end.get(20, TimeUnit.SECONDS).getState());
+        Log.of(messages);
     }
 
     @Test
@@ -168,7 +188,7 @@ class WatchTest {
         Network network = new Network();
         network.messagesMax = 2;
         ManagedChannel channel = server.channel(network);
-        Log log = Log.of(Pacenote.watch(channel, sleeping(channel, 0.5)));
+        Log log = Log.watch(channel, sleeping(channel, 0.5));
         assertEquals(Job.State.STATE_SUCCEEDED, log.end().getState());
         assertTrue(network.count(network.begun, "WatchJob") > 2);
     }
@@ -176,46 +196,39 @@ class WatchTest {
     @Test
     void a_watch_stops_where_asking_again_does_not_help() {
         ManagedChannel channel = server.channel();
-        Watch unknown = Pacenote.watch(channel, "01987654-0000-7000-8000-000000000000");
-        assertEquals("NOT_FOUND JOB_NOT_FOUND", refusal(assertThrows(StatusRuntimeException.class, unknown::next)));
-        assertFalse(unknown.hasNext());
+        StatusRuntimeException error = assertThrows(StatusRuntimeException.class,
+                () -> Pacenote.watch(channel, "01987654-0000-7000-8000-000000000000", message -> {}));
+        assertEquals("NOT_FOUND JOB_NOT_FOUND", refusal(error));
         WatchJobRequest ahead =
                 WatchJobRequest.newBuilder().setJobId(sleeping(channel, 0)).setAfterSequence(99).build();
-        Watch watch = Pacenote.watch(channel, ahead);
-        String refusal = refusal(assertThrows(StatusRuntimeException.class, watch::hasNext));
-        assertEquals("FAILED_PRECONDITION SEQUENCE_AHEAD", refusal);
+        error = assertThrows(StatusRuntimeException.class, () -> Pacenote.watch(channel, ahead, message -> {}));
+        assertEquals("FAILED_PRECONDITION SEQUENCE_AHEAD", refusal(error));
     }
 
     @Test
     void a_watch_is_ended_from_outside_and_the_job_goes_on() throws Exception {
         ManagedChannel channel = server.channel();
         String jobId = waiting(channel);
-        Watch closed = Pacenote.watch(channel, jobId);
-        closed.next();
-        CompletableFuture<Boolean> more = CompletableFuture.supplyAsync(closed::hasNext);
-        closed.close();
-        assertFalse(more.get(20, TimeUnit.SECONDS));
-        // By its context.
+        // By its context, while it waits.
         Context.CancellableContext context = Context.current().withCancellation();
-        Watch[] watch = new Watch[1];
-        context.run(() -> watch[0] = Pacenote.watch(channel, jobId));
-        watch[0].next();
-        context.cancel(null);
-        StatusRuntimeException error = assertThrows(StatusRuntimeException.class, watch[0]::hasNext);
-        assertEquals(Status.Code.CANCELLED, error.getStatus().getCode());
-        // By an interrupt, which is kept; also where there is no server to wait for.
-        Watch interrupted = Pacenote.watch(channel, jobId);
-        interrupted.next();
+        CompletableFuture<Job> watch = inThread(() -> context.call(
+                () -> Pacenote.watch(channel, jobId, message -> CompletableFuture.delayedExecutor(
+                        200, TimeUnit.MILLISECONDS).execute(() -> context.cancel(null)))));
+        Throwable error = assertThrows(ExecutionException.class, () -> watch.get(20, TimeUnit.SECONDS)).getCause();
+        assertEquals(Status.Code.CANCELLED, Status.fromThrowable(error).getCode());
+        // By an interrupt; also where there is no server to wait for.
+        assertThrows(InterruptedException.class,
+                () -> Pacenote.watch(channel, jobId, message -> Thread.currentThread().interrupt()));
         Thread.currentThread().interrupt();
-        error = assertThrows(StatusRuntimeException.class, interrupted::hasNext);
-        assertTrue(Thread.interrupted());
-        assertEquals(Status.Code.CANCELLED, error.getStatus().getCode());
+        ManagedChannel nowhere = Pacenote.connect("127.0.0.1:1");
+        assertThrows(InterruptedException.class, () -> Pacenote.watch(nowhere, jobId, message -> {}));
+        nowhere.shutdownNow();
         Job job = server.jobs().get(GetRequest.newBuilder().setJobId(jobId).build()).getJob();
         assertEquals(Job.State.STATE_QUEUED, job.getState());
     }
 
     @Test
-    void watches_that_nobody_reads_leave_room_for_their_neighbours() {
+    void watches_that_nobody_reads_leave_room_for_their_neighbours() throws Exception {
         ManagedChannel channel = server.channel();
         String jobId = waiting(channel);
         String token = server.lease("one", Server.SECONDS).getLeasedJobs(0).getLeaseToken();
@@ -226,16 +239,22 @@ class WatchTest {
             server.workers().report(ReportRequest.newBuilder()
                     .setLeaseToken(token).addEvents(WorkerEvent.newBuilder().setOutput(chunk)).build());
         }
-        List<Watch> slow = new ArrayList<>();
+        Context.CancellableContext context = Context.current().withCancellation();
+        Semaphore reading = new Semaphore(0);
+        CountDownLatch over = new CountDownLatch(1);
         for (int number = 0; number < 8; number++) {
-            slow.add(Pacenote.watch(channel, jobId));
-            slow.get(number).next();
+            inThread(() -> context.call(() -> Pacenote.watch(channel, jobId, message -> {
+                reading.release();
+                Server.happens(over);
+            })));
         }
+        assertTrue(reading.tryAcquire(8, 20, TimeUnit.SECONDS));
         for (int number = 0; number < 50; number++) {
             JobServiceGrpc.newBlockingStub(channel).withDeadlineAfter(5, TimeUnit.SECONDS)
                     .get(GetRequest.newBuilder().setJobId(jobId).build());
         }
-        slow.forEach(Watch::close);
+        context.cancel(null);
+        over.countDown();
     }
 
     @Test
@@ -278,30 +297,20 @@ class WatchTest {
             assertEquals(Status.Code.UNAVAILABLE, error.getStatus().getCode());
             assertTrue(System.nanoTime() - tried < deadline.plusSeconds(1).toNanos());
         }
-        // A context and an interrupt end it as well.
+        // A context ends it as well, and an interrupt does not.
         Context.CancellableContext context = Context.current().withCancellation();
-        CompletableFuture<SubmitResponse> submit =
-                CompletableFuture.supplyAsync(() -> submitIn(context, channel));
+        CompletableFuture<String> submit = inThread(() -> context.call(() -> sleeping(channel, 0)));
         context.cancel(null);
         Server.happens(submit::isCompletedExceptionally);
-        Thread.currentThread().interrupt();
-        assertThrows(StatusRuntimeException.class, () -> sleeping(channel, 0));
-        assertTrue(Thread.interrupted());
-
-        submit = CompletableFuture.supplyAsync(() -> submitIn(Context.ROOT, channel));
+        submit = inThread(() -> {
+            Thread.currentThread().interrupt();
+            String jobId = sleeping(channel, 0);
+            assertTrue(Thread.interrupted());
+            return jobId;
+        });
         server.start();
         begun = System.nanoTime();
-        assertFalse(submit.get(20, TimeUnit.SECONDS).getJob().getJobId().isEmpty());
+        assertFalse(submit.get(20, TimeUnit.SECONDS).isEmpty());
         assertTrue(System.nanoTime() - begun < Duration.ofSeconds(2).toNanos());
-    }
-
-    private static SubmitResponse submitIn(Context context, ManagedChannel channel) {
-        try {
-            return context.call(() -> Pacenote.submit(channel, sleeps(0, ""), Server.SECONDS));
-        } catch (RuntimeException error) {
-            throw error;
-        } catch (Exception error) {
-            throw new AssertionError(error);
-        }
     }
 }

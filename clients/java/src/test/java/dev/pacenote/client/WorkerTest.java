@@ -12,16 +12,20 @@ import dev.pacenote.v1.GetRequest;
 import dev.pacenote.v1.Job;
 import dev.pacenote.v1.JobError;
 import dev.pacenote.v1.JobEvent;
+import dev.pacenote.v1.LeaseRequest;
 import dev.pacenote.v1.LeasedJob;
 import dev.pacenote.v1.ListRequest;
 import dev.pacenote.v1.LogLine;
 import dev.pacenote.v1.Payload;
 import dev.pacenote.v1.Progress;
+import dev.pacenote.v1.ReportRequest;
 import dev.pacenote.v1.RetryPolicy;
 import dev.pacenote.v1.SubmitRequest;
+import dev.pacenote.v1.WorkerEvent;
 import io.grpc.ManagedChannel;
 import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
+import io.grpc.protobuf.StatusProto;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
@@ -81,27 +85,15 @@ class WorkerTest {
 
     /** A worker for the type {@code work}, behind the network. */
     private Worker working(Handler handler, int concurrency) {
-        Worker worker = Worker.builder(server.channel(network))
-                .handler("work", handler).workerId("worker-1").concurrency(concurrency)
-                .lease(Duration.ofSeconds(5)).build();
+        LeaseRequest wanted = LeaseRequest.newBuilder()
+                .setWorkerId("worker-1").setMaxJobs(concurrency).setLease(Calls.proto(Duration.ofSeconds(5))).build();
+        Worker worker = new Worker(server.channel(network), Map.of("work", handler), wanted);
         workers.add(worker);
-        runs.add(run(worker));
+        runs.add(WatchTest.inThread(() -> {
+            worker.run();
+            return null;
+        }));
         return worker;
-    }
-
-    private static CompletableFuture<Void> run(Worker worker) {
-        CompletableFuture<Void> run = new CompletableFuture<>();
-        Thread thread = new Thread(() -> {
-            try {
-                worker.run();
-                run.complete(null);
-            } catch (Throwable error) {
-                run.completeExceptionally(error);
-            }
-        });
-        thread.setDaemon(true);
-        thread.start();
-        return run;
     }
 
     private String submit(Object input) {
@@ -109,7 +101,7 @@ class WorkerTest {
     }
 
     private Log log(String jobId) {
-        return Log.of(Pacenote.watch(channel, jobId));
+        return Log.watch(channel, jobId);
     }
 
     private Job get(String jobId) {
@@ -147,14 +139,16 @@ class WorkerTest {
     void all_that_a_worker_tells_is_seen_in_the_watch() {
         working(attempt -> {
             assertEquals(Map.of("rows", 4L, "name", "Ada"), attempt.input());
-            attempt.log(LogLine.Level.LEVEL_WARN, "begins", Map.of("of", "Ada"));
+            attempt.log("begins");
             attempt.progress(Progress.newBuilder()
                     .setCompletedUnits(1).setTotalUnits(4).setUnit("rows").setPhase("read").build());
             attempt.output("one ");
             attempt.output("zwölf");
             attempt.output("tokens", "other");
-            attempt.output("bytes", new byte[] {-1});
-            attempt.checkpoint(Map.of("row", 1));
+            attempt.report(ReportRequest.newBuilder()
+                    .addEvents(WorkerEvent.newBuilder().setLog(LogLine.newBuilder()
+                            .setLevel(LogLine.Level.LEVEL_WARN).setMessage("together")))
+                    .setCheckpoint(Payloads.of(Map.of("row", 1))));
             attempt.progress(0.75);
             return Map.of("rows", 4, "text", "fertig", "half", 0.5);
         }, 1);
@@ -170,10 +164,8 @@ class WorkerTest {
         assertEquals("one zwölf", log.output());
         assertEquals("other", log.output("tokens"));
         List<LogLine> lines = log.events().stream().filter(JobEvent::hasLog).map(JobEvent::getLog).toList();
-        assertEquals(1, lines.size());
-        assertEquals("begins", lines.get(0).getMessage());
-        assertEquals(LogLine.Level.LEVEL_WARN, lines.get(0).getLevel());
-        assertEquals("Ada", lines.get(0).getFields().getFieldsOrThrow("of").getStringValue());
+        assertEquals(List.of("LEVEL_INFO begins", "LEVEL_WARN together"),
+                lines.stream().map(line -> line.getLevel() + " " + line.getMessage()).toList());
         assertEquals(0.75, log.end().getProgress().getFraction());
     }
 
@@ -641,15 +633,15 @@ class WorkerTest {
 
     @Test
     void a_worker_that_is_refused_says_so_and_one_that_is_interrupted_ends() throws Exception {
-        Worker worker = Worker.builder(channel).handler("no//name", attempt -> null).build();
+        Worker worker = new Worker(channel, Map.of("no//name", attempt -> null), 1);
         StatusRuntimeException error = assertThrows(StatusRuntimeException.class, worker::run);
         assertEquals(Status.Code.INVALID_ARGUMENT, error.getStatus().getCode());
-        assertThrows(IllegalArgumentException.class, () -> Worker.builder(channel).concurrency(0));
-        Worker closed = Worker.builder(channel).handler("work", attempt -> null).build();
+        assertTrue(StatusProto.fromThrowable(error).getDetailsCount() > 0);
+        Worker closed = new Worker(channel, Map.of("work", attempt -> null), 0);
         closed.close();
         closed.run();
         Thread.currentThread().interrupt();
-        Worker.builder(channel).handler("work", attempt -> null).build().run();
+        new Worker(channel, Map.of("work", attempt -> null), 1).run();
         assertTrue(Thread.interrupted());
     }
 }
