@@ -161,7 +161,8 @@ export async function call<Answer>(
   for (;;) {
     signal?.throwIfAborted();
     try {
-      const timeoutMs = Math.ceil(Math.min(CALL_MS, end - performance.now()));
+      // At least 1: where that is 0 or less, Connect sets no deadline at all.
+      const timeoutMs = Math.max(1, Math.ceil(Math.min(CALL_MS, end - performance.now())));
       return await send({ timeoutMs, signal });
     } catch (error) {
       signal?.throwIfAborted();

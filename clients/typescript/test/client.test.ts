@@ -226,6 +226,18 @@ check("a submit waits for a server that is away, and not for ever", async (serve
   assert.ok((await within(patient)).job!.jobId);
 });
 
+check("a submit whose time is over has a deadline all the same", async (server) => {
+  const jobs = server.jobs();
+  await submit(jobs, "sleep", { seconds: 0 });
+  server.process.kill("SIGSTOP");
+  try {
+    const late = submit(jobs, "sleep", { seconds: 0 }, { deadlineMs: 0 });
+    assert.deepEqual(await refusal(within(late)), ["DeadlineExceeded", undefined]);
+  } finally {
+    server.process.kill("SIGCONT");
+  }
+});
+
 check("a submit that cannot be sent is refused at once", async (server) => {
   await assert.rejects(submit(server.jobs(), "sleep", { seconds: NaN }), RangeError);
   const wrong = { priority: "high" as unknown as number };
