@@ -54,12 +54,18 @@ export class Attempt {
   readonly #stop = new AbortController();
   readonly #lost = new AbortController();
   readonly #holdMs: number;
-  #heldUntil = 0;
+  #heldUntil: number;
   #expiry: NodeJS.Timeout | undefined;
   #number = 0n;
 
-  /** @internal */
-  constructor(service: Client<typeof WorkerService>, leased: LeasedJob, draining: AbortSignal, leaseMs: number) {
+  /** @internal Of a job that was claimed no earlier than then, by our own clock, which its term is minded by. */
+  constructor(
+    service: Client<typeof WorkerService>,
+    leased: LeasedJob,
+    draining: AbortSignal,
+    leaseMs: number,
+    claimedAt: number,
+  ) {
     this.job = leased.job!;
     this.input = fromPayload(this.job.input);
     this.lastCheckpoint = fromPayload(this.job.checkpoint);
@@ -69,12 +75,14 @@ export class Attempt {
     this.#service = service;
     // A margin, so that a worker that is cut off is quiet before another one may get the job.
     this.#holdMs = leaseMs - Math.min(2_000, leaseMs / 5);
+    this.#heldUntil = claimedAt + this.#holdMs;
+    this.#mindTerm();
   }
 
-  /** The lease is lost, or was given back: nothing is told any more. */
+  /** The lease is lost, may be over by our own clock, or was given back: nothing is told any more. */
   get lost(): boolean {
     // Not by the timer alone, which a process that was stopped hears late.
-    if (this.#expiry && performance.now() >= this.#heldUntil) this.lose();
+    if (performance.now() >= this.#heldUntil) this.lose();
     return this.#lost.signal.aborted;
   }
 
@@ -123,26 +131,17 @@ export class Attempt {
     }
   }
 
-  /** @internal Holds the lease by a claim that was asked for at that time, and from here on minds its term. */
-  begin(sentAt: number): void {
-    this.#heldUntil = Math.max(this.#heldUntil, sentAt + this.#holdMs);
-    this.#mindTerm();
-  }
-
   /** @internal It is over here: the lease is lost, or was given back. */
   lose(): void {
     clearTimeout(this.#expiry);
-    this.#expiry = undefined;
     const reason = new LeaseLost(this.job.jobId);
     this.#lost.abort(reason);
     this.#stop.abort(reason);
   }
 
   #mindTerm(): void {
-    if (this.#lost.signal.aborted) return;
-    const left = this.#heldUntil - performance.now();
-    if (left <= 0) this.lose();
-    else this.#expiry = setTimeout(() => this.#mindTerm(), left);
+    if (this.lost) return;
+    this.#expiry = setTimeout(() => this.#mindTerm(), this.#heldUntil - performance.now());
   }
 
   #tell(report: MessageInitShape<typeof ReportRequestSchema>): Promise<void> {
@@ -158,18 +157,15 @@ export class Attempt {
     request.leaseToken = this.leaseToken;
     request.reportNumber = ++this.#number;
     toBinary(ReportRequestSchema, request); // A field of a wrong type would look like a failure that may heal.
-    let sentAt = 0;
-    const send = (options: CallOptions) => ((sentAt = performance.now()), this.#service.report(request, options));
+    const sentAt = performance.now();
+    const send = (options: CallOptions) => this.#service.report(request, options);
     try {
       this.hear(await call(send, { signal: this.#lost.signal }), sentAt);
     } catch (error) {
-      if (isLoss(error)) this.lose();
+      // What it says when a lease is lost.
+      const isLoss = error instanceof ConnectError && [Code.FailedPrecondition, Code.NotFound].includes(error.code);
+      if (isLoss) this.lose();
       throw this.lost ? new LeaseLost(this.job.jobId) : error;
     }
   }
-}
-
-/** Whether it says that a lease is lost. */
-function isLoss(error: unknown): boolean {
-  return error instanceof ConnectError && (error.code === Code.FailedPrecondition || error.code === Code.NotFound);
 }

@@ -11,20 +11,24 @@ import { hostname } from "node:os";
 import { inspect } from "node:util";
 
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import { durationFromMs } from "@bufbuild/protobuf/wkt";
+import { durationFromMs, durationMs } from "@bufbuild/protobuf/wkt";
 import { type Client, Code, ConnectError, createClient, type Transport } from "@connectrpc/connect";
 
 import { Attempt } from "./attempt.js";
 import { Backoff, call, CALL_MS, isTransient, pause } from "./client.js";
 import { toPayload } from "./payload.js";
-import { type FinishRequestSchema, type LeaseResponse, WorkerService } from "./v1.js";
+import { type FinishRequestSchema, WorkerService } from "./v1.js";
 
+// How long one call waits for work.
+const WAIT_MS = 30_000;
 // What a drain takes beyond its grace where the server does not answer. Chosen.
 const HAND_BACK_MS = 5_000;
 // How long a drain waits for work that may be on its way. Chosen: where work waits, it comes in milliseconds.
 const ON_ITS_WAY_MS = 500;
 
 type End = MessageInitShape<typeof FinishRequestSchema>;
+
+const HAND_BACK: End = { outcome: { case: "handBack", value: {} } };
 
 class Ending extends Error {
   /** @internal */ readonly end: End;
@@ -73,8 +77,6 @@ export interface WorkerOptions {
   concurrency?: number;
   /** How long a job stays with a worker that fell silent, 5,000 to 300,000 ms. Default: 15,000. */
   leaseMs?: number;
-  /** How long one call waits for work, up to 300,000 ms. Default: 30,000. */
-  waitMs?: number;
 }
 
 /**
@@ -95,7 +97,7 @@ export class Worker {
 
   constructor(transport: Transport, options: WorkerOptions) {
     const workerId = `${hostname()}-${process.pid}-${randomUUID().slice(0, 8)}`;
-    this.#options = { workerId, queues: [], concurrency: 1, leaseMs: 15_000, waitMs: 30_000, ...options };
+    this.#options = { workerId, queues: [], concurrency: 1, leaseMs: 15_000, ...options };
     if (!(this.#options.concurrency >= 1)) throw new RangeError("concurrency is 1 to 1000");
     this.#service = createClient(WorkerService, transport);
     setMaxListeners(0, this.#draining.signal, this.#closed.signal);
@@ -114,20 +116,7 @@ export class Worker {
       for (;;) {
         await this.#until(() => draining.aborted || this.#running.size < this.#options.concurrency);
         if (draining.aborted) break;
-        try {
-          const sentAt = performance.now();
-          const answer = await this.#lease();
-          const { leaseMs } = this.#options;
-          const attempts = answer.leasedJobs.map((leased) => new Attempt(this.#service, leased, draining, leaseMs));
-          attempts.forEach((attempt) => this.#running.add(attempt));
-          void this.#begin(attempts, sentAt);
-          // The server's drain, not ours: it says so at once, as long as it is there.
-          if (answer.drain) await pause(backoff.next(), draining);
-          else backoff.reset();
-        } catch (error) {
-          if (!isTransient(error)) throw error;
-          await pause(backoff.next(error), draining);
-        }
+        await pause(await this.#lease(backoff), draining);
       }
     } finally {
       if (!draining.aborted) await this.drain();
@@ -145,61 +134,64 @@ export class Worker {
     await this.#until(() => !this.#poll, ON_ITS_WAY_MS);
     this.#poll?.abort();
     await this.#until(() => this.#running.size === 0, graceMs);
-    for (const attempt of this.#running) void this.#end(attempt, handBack());
+    for (const attempt of this.#running) void this.#end(attempt, attempt.lost ? undefined : HAND_BACK);
     await this.#until(() => this.#running.size === 0, HAND_BACK_MS);
     this.#closed.abort();
     this.#changes.emit("change");
   }
 
-  async #lease(): Promise<LeaseResponse> {
-    const { workerId, handlers, queues, concurrency, leaseMs, waitMs } = this.#options;
+  /** Leases once, and begins what comes. Resolves to how long to wait before the next time. */
+  async #lease(backoff: Backoff): Promise<number> {
+    const { workerId, handlers, queues, concurrency, leaseMs } = this.#options;
     const request = {
       workerId,
       types: Object.keys(handlers),
       queues,
       maxJobs: concurrency - this.#running.size,
       lease: durationFromMs(leaseMs),
-      wait: durationFromMs(waitMs),
+      wait: durationFromMs(WAIT_MS),
     };
     this.#poll = new AbortController();
     try {
-      return await this.#service.lease(request, { timeoutMs: waitMs + CALL_MS, signal: this.#poll.signal });
+      const sentAt = performance.now();
+      const how = { timeoutMs: WAIT_MS + CALL_MS, signal: this.#poll.signal };
+      const { leasedJobs, waited, drain } = await this.#service.lease(request, how);
+      const claimedAt = sentAt + (waited ? durationMs(waited) : 0);
+      for (const leased of leasedJobs) {
+        void this.#work(new Attempt(this.#service, leased, this.#draining.signal, leaseMs, claimedAt));
+      }
+      if (drain) return backoff.next(); // The server's, not ours: it says so at once, as long as it is there.
+      backoff.reset();
+      return 0;
+    } catch (error) {
+      if (!isTransient(error)) throw error;
+      return backoff.next(error);
     } finally {
+      // Not before what came is among the running ones: a drain would not wait for it.
       this.#poll = undefined;
       this.#changes.emit("change");
     }
   }
 
-  async #begin(attempts: Attempt[], sentAt: number): Promise<void> {
-    const { leaseMs } = this.#options;
-    // The call may have waited for longer than the term, and the answer have been held up for as long: nobody knows
-    // since when the leases run, until they are renewed.
-    if (performance.now() - sentAt > leaseMs / 6) {
-      const renewed = call(() => this.#renew(attempts), { deadlineMs: leaseMs, signal: this.#closed.signal });
-      await renewed.catch(() => attempts.forEach((attempt) => attempt.lose()));
-    }
-    for (const attempt of attempts) {
-      attempt.begin(sentAt);
-      void this.#work(attempt);
-    }
-  }
-
   async #work(attempt: Attempt): Promise<void> {
-    // It came in the moment in which the drain began.
-    if (this.#draining.signal.aborted || attempt.lost) return this.#end(attempt, handBack());
-    const end = await outcome(this.#options.handlers[attempt.job.type]!, attempt);
-    await attempt.told;
-    await this.#end(attempt, attempt.cancelled ? { outcome: { case: "cancelled", value: {} } } : end);
+    this.#running.add(attempt);
+    let end: End | undefined = HAND_BACK; // What comes while draining, or so late that its lease may be over.
+    if (!this.#draining.signal.aborted && !attempt.lost) {
+      end = await outcome(this.#options.handlers[attempt.job.type]!, attempt);
+      await attempt.told;
+      if (attempt.cancelled) end = { outcome: { case: "cancelled", value: {} } };
+      if (attempt.lost) end = undefined;
+    }
+    await this.#end(attempt, end);
   }
 
-  /** Tells the end of an attempt, the first one that comes. It goes on being renewed until that is answered. */
-  async #end(attempt: Attempt, end: End): Promise<void> {
+  /** Ends an attempt, for the first one who does, and tells how, if at all. It is renewed until that is answered. */
+  async #end(attempt: Attempt, end: End | undefined): Promise<void> {
     if (attempt.hasEnded) return;
     attempt.hasEnded = true;
-    const isLost = attempt.lost;
     attempt.lose(); // What the handler left behind has nothing to tell any more.
     try {
-      if (!isLost) await this.#finish({ ...end, leaseToken: attempt.leaseToken });
+      if (end) await this.#finish({ ...end, leaseToken: attempt.leaseToken });
     } catch (error) {
       process.emitWarning(`the end of job ${attempt.job.jobId} was not taken in: ${error}`, "PacenoteWarning");
     } finally {
@@ -228,20 +220,21 @@ export class Worker {
     for (let waitMs = beatMs; ;) {
       await pause(waitMs, this.#closed.signal);
       if (this.#closed.signal.aborted) return;
-      waitMs = beatMs;
+      const sentAt = performance.now();
       try {
         // Not what is lost by our own clock: it would be kept from others for a handler that does not stop.
-        const attempts = [...this.#running].filter((attempt) => attempt.hasEnded || !attempt.lost);
-        if (attempts.length > 0) await this.#renew(attempts);
+        await this.#renew([...this.#running].filter((attempt) => attempt.hasEnded || !attempt.lost));
         backoff.reset();
+        waitMs = sentAt + beatMs - performance.now();
       } catch (error) {
-        waitMs = Math.min(beatMs, backoff.next(error));
+        waitMs = Math.min(beatMs / 2, backoff.next(error));
       }
     }
   }
 
   /** Renews leases at once. Throws what may heal. */
   async #renew(attempts: Attempt[]): Promise<void> {
+    if (attempts.length === 0) return;
     const leaseTokens = attempts.map((attempt) => attempt.leaseToken);
     const sentAt = performance.now();
     try {
@@ -258,8 +251,8 @@ export class Worker {
   }
 
   /** Resolves once it is so, or after `ms`. */
-  async #until(isSo: () => boolean, ms?: number): Promise<void> {
-    const signal = ms === undefined ? undefined : AbortSignal.timeout(ms);
+  async #until(isSo: () => boolean, ms = Infinity): Promise<void> {
+    const signal = ms === Infinity ? undefined : AbortSignal.timeout(ms);
     while (!isSo() && !signal?.aborted) await once(this.#changes, "change", { signal }).catch(() => {});
   }
 }
@@ -283,8 +276,4 @@ async function outcome(handler: Handler, attempt: Attempt): Promise<End> {
 
 function failed(reason: string, message: string, retryable: boolean, detail = ""): End {
   return { outcome: { case: "error", value: { reason, message, retryable, detail } } };
-}
-
-function handBack(): End {
-  return { outcome: { case: "handBack", value: {} } };
 }

@@ -6,13 +6,14 @@ import { rmSync } from "node:fs";
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
-import { Code, ConnectError, createClient } from "@connectrpc/connect";
+import { Code, ConnectError, createClient, type Interceptor } from "@connectrpc/connect";
 import { type Attempt, connect, Fail, fromPayload, LeaseLost, Retry, Snooze, submit, toPayload } from "pacenote";
 import { watch, Worker } from "pacenote";
-import { Job_State, JobService, LogLine_Level } from "pacenote/v1";
+import { Job_State, JobService, type LeaseResponse, LogLine_Level } from "pacenote/v1";
 
 import { aborted, all, check, eventually, gathered, Happening, hears, loses, of, output } from "./server.js";
 import { PATIENCE_MS, refusal, type Server, within } from "./server.js";
@@ -206,41 +207,63 @@ check("a worker whose server is away for longer than the term stops its handler,
   assert.deepEqual([end.state, end.result, end.attempt], [Job_State.SUCCEEDED, undefined, 2]);
 });
 
-check("a claim whose answer was held up for longer than the term is not begun", async (server) => {
-  const other = new Happening<void>();
-  const answered = new Happening();
-  const begun: number[] = [];
-  let held = false;
-  await server.makeKnown();
+check("what comes after a wait of more than a term is begun and kept", async (server) => {
+  const calls: string[] = [];
+  const begun = new Happening<string[]>();
+  async function handler(attempt: Attempt) {
+    begun.happen([...calls]);
+    await eventually(() => calls.length >= 6 || attempt.signal.aborted); // A Lease, and renewals every 5/3 s.
+    return attempt.job.attempt;
+  }
+  const hearing = ["Lease", "ExtendLeases"].map((method) => hears(method, () => calls.push(method)));
+  await server.working(handler, {}, ...hearing);
+  await eventually(() => calls.length === 1);
+  await sleep(5_500);
   const jobs = server.jobs();
   const { job } = await submit(jobs, "work");
-  await server.working(
-    (attempt) => void begun.push(attempt.job.attempt),
-    {},
-    (next) => async (request) => {
-      const answer = await next(request);
-      if (request.method.name === "Lease" && !held) {
-        held = true;
-        answered.happen();
-        await other.promise;
-      }
-      return answer;
-    },
-  );
+  // By the call that has waited, and not renewed first: its lease began when the job was claimed.
+  assert.deepEqual(await begun.heard, ["Lease"]);
+  const { end } = await gathered(watch(jobs, job!.jobId));
+  assert.deepEqual([end.state, fromPayload(end.result)], [Job_State.SUCCEEDED, 1]);
+});
+
+check("what arrives after its term is handed back and not begun", async (server) => {
+  const begun: unknown[] = [];
+  let finishes = 0;
+  const { holds, answered, release } = holding();
+  const counts = hears("Finish", () => finishes++);
+  await server.working((attempt) => void begun.push(attempt.input), {}, holds, counts);
+  const jobs = server.jobs();
+  const { job } = await submit(jobs, "work", "held up");
   await answered.heard;
   const [leased] = (await server.lease("the other one")).leasedJobs;
-  assert.equal(leased!.job!.attempt, 2);
-  other.happen();
+  assert.deepEqual([leased!.job!.jobId, leased!.job!.attempt], [job!.jobId, 2]);
+  release.happen();
   // Another job, by the same worker, so that it has had the time to begin the first one.
-  const next = await submit(jobs, "work");
+  const next = await submit(jobs, "work", "next");
   await gathered(watch(jobs, next.job!.jobId));
-  assert.deepEqual(begun, [1]); // The first attempt at the second job.
-  await server
-    .worker()
-    .finish({ leaseToken: leased!.leaseToken, outcome: { case: "snooze", value: { delay: durationFromMs(0) } } });
-  await gathered(watch(jobs, job!.jobId));
-  assert.deepEqual(begun, [1, 3]);
+  assert.deepEqual([begun, finishes], [["next"], 2]);
+  const { leaseToken } = leased!;
+  await server.worker().finish({ leaseToken, outcome: { case: "result", value: toPayload("other") } });
+  const { end } = await gathered(watch(jobs, job!.jobId));
+  assert.equal(fromPayload(end.result), "other");
 });
+
+/** Holds the first answer with work until it is released, and loses it where the call is cancelled before. */
+function holding() {
+  const answered = new Happening();
+  const release = new Happening();
+  const holds: Interceptor = (next) => async (request) => {
+    const answer = await next(request);
+    if (request.method.name === "Lease" && !answer.stream && (answer.message as LeaseResponse).leasedJobs.length > 0) {
+      answered.happen();
+      await Promise.race([release.promise, once(request.signal, "abort")]);
+      request.signal.throwIfAborted();
+    }
+    return answer;
+  };
+  return { holds, answered, release };
+}
 
 check("a worker that was stopped loses its job to another one", async (server) => {
   await server.makeKnown();
@@ -424,7 +447,7 @@ check("leases of a store that is gone take no other along", async (server) => {
     if (attempt.input === "old") lost = attempt.lost;
   }
   // Long, so that it is not the worker's own clock that ends the old one.
-  await server.working(handler, { concurrency: 2, leaseMs: 9_000, waitMs: 1_000 });
+  await server.working(handler, { concurrency: 2, leaseMs: 9_000 });
   const jobs = server.jobs();
   await submit(jobs, "work", "old");
   await eventually(() => begun.length === 1);
