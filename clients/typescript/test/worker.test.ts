@@ -249,6 +249,20 @@ check("what arrives after its term is handed back and not begun", async (server)
   assert.equal(fromPayload(end.result), "other");
 });
 
+check("what is on its way when a drain begins is handed back", async (server) => {
+  const { holds, answered, release } = holding();
+  const worker = await server.working(() => "begun", {}, holds);
+  const jobs = server.jobs();
+  const { job } = await submit(jobs, "work");
+  await answered.heard;
+  const drained = worker.drain(0);
+  await sleep(100); // For a cancel that does not wait: the job would be nobody's until its lease ends.
+  release.happen();
+  await within(drained);
+  const after = (await jobs.get({ jobId: job!.jobId })).job!;
+  assert.deepEqual([after.state, after.attemptsCharged], [Job_State.QUEUED, 0]);
+});
+
 /** Holds the first answer with work until it is released, and loses it where the call is cancelled before. */
 function holding() {
   const answered = new Happening();
