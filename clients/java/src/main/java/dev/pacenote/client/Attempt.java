@@ -228,7 +228,6 @@ public final class Attempt {
         } finally {
             synchronized (this) {
                 runner = null;
-                Thread.interrupted();
             }
         }
     }
