@@ -120,7 +120,10 @@ type LeaseResponse struct {
 	// Jobs that are the worker's now. Empty where none came in time.
 	LeasedJobs []*LeasedJob `protobuf:"bytes,1,rep,name=leased_jobs,json=leasedJobs,proto3" json:"leased_jobs,omitempty"`
 	// This server is about to stop. Leases hold, and there is more work once it is back, or elsewhere.
-	Drain         bool `protobuf:"varint,2,opt,name=drain,proto3" json:"drain,omitempty"`
+	Drain bool `protobuf:"varint,2,opt,name=drain,proto3" json:"drain,omitempty"`
+	// How long the call had waited when the jobs were claimed. Their leases began then: by a worker's own clock no
+	// earlier than when it sent the call and this much.
+	Waited        *durationpb.Duration `protobuf:"bytes,3,opt,name=waited,proto3" json:"waited,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -169,6 +172,13 @@ func (x *LeaseResponse) GetDrain() bool {
 	return false
 }
 
+func (x *LeaseResponse) GetWaited() *durationpb.Duration {
+	if x != nil {
+		return x.Waited
+	}
+	return nil
+}
+
 // A job that a worker holds.
 type LeasedJob struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -177,7 +187,7 @@ type LeasedJob struct {
 	// Opaque. To be shown with everything that is told of this attempt.
 	LeaseToken string `protobuf:"bytes,2,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
 	// When the lease ends unless it is renewed, by the server's clock. A worker does best to renew after a
-	// third of the term that it asked for, by its own clock.
+	// third of the term that it asked for, and to stop before its end, by its own clock: see `waited`.
 	LeaseExpireTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=lease_expire_time,json=leaseExpireTime,proto3" json:"lease_expire_time,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -976,11 +986,12 @@ const file_pacenote_v1_worker_service_proto_rawDesc = "" +
 	"\x06queues\x18\x03 \x03(\tR\x06queues\x12\x19\n" +
 	"\bmax_jobs\x18\x04 \x01(\x05R\amaxJobs\x12/\n" +
 	"\x05lease\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x05lease\x12-\n" +
-	"\x04wait\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x04wait\"^\n" +
+	"\x04wait\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x04wait\"\x91\x01\n" +
 	"\rLeaseResponse\x127\n" +
 	"\vleased_jobs\x18\x01 \x03(\v2\x16.pacenote.v1.LeasedJobR\n" +
 	"leasedJobs\x12\x14\n" +
-	"\x05drain\x18\x02 \x01(\bR\x05drain\"\x98\x01\n" +
+	"\x05drain\x18\x02 \x01(\bR\x05drain\x121\n" +
+	"\x06waited\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x06waited\"\x98\x01\n" +
 	"\tLeasedJob\x12\"\n" +
 	"\x03job\x18\x01 \x01(\v2\x10.pacenote.v1.JobR\x03job\x12\x1f\n" +
 	"\vlease_token\x18\x02 \x01(\tR\n" +
@@ -1078,37 +1089,38 @@ var file_pacenote_v1_worker_service_proto_depIdxs = []int32{
 	14, // 0: pacenote.v1.LeaseRequest.lease:type_name -> google.protobuf.Duration
 	14, // 1: pacenote.v1.LeaseRequest.wait:type_name -> google.protobuf.Duration
 	2,  // 2: pacenote.v1.LeaseResponse.leased_jobs:type_name -> pacenote.v1.LeasedJob
-	15, // 3: pacenote.v1.LeasedJob.job:type_name -> pacenote.v1.Job
-	16, // 4: pacenote.v1.LeasedJob.lease_expire_time:type_name -> google.protobuf.Timestamp
-	17, // 5: pacenote.v1.WorkerEvent.progress:type_name -> pacenote.v1.Progress
-	18, // 6: pacenote.v1.WorkerEvent.output:type_name -> pacenote.v1.OutputChunk
-	19, // 7: pacenote.v1.WorkerEvent.log:type_name -> pacenote.v1.LogLine
-	3,  // 8: pacenote.v1.ReportRequest.events:type_name -> pacenote.v1.WorkerEvent
-	20, // 9: pacenote.v1.ReportRequest.checkpoint:type_name -> pacenote.v1.Payload
-	16, // 10: pacenote.v1.ReportResponse.lease_expire_time:type_name -> google.protobuf.Timestamp
-	8,  // 11: pacenote.v1.ExtendLeasesResponse.leases:type_name -> pacenote.v1.LeaseStatus
-	16, // 12: pacenote.v1.LeaseStatus.lease_expire_time:type_name -> google.protobuf.Timestamp
-	20, // 13: pacenote.v1.FinishRequest.result:type_name -> pacenote.v1.Payload
-	21, // 14: pacenote.v1.FinishRequest.error:type_name -> pacenote.v1.JobError
-	10, // 15: pacenote.v1.FinishRequest.cancelled:type_name -> pacenote.v1.Cancelled
-	11, // 16: pacenote.v1.FinishRequest.snooze:type_name -> pacenote.v1.Snooze
-	12, // 17: pacenote.v1.FinishRequest.hand_back:type_name -> pacenote.v1.HandBack
-	14, // 18: pacenote.v1.FinishRequest.retry_delay:type_name -> google.protobuf.Duration
-	14, // 19: pacenote.v1.Snooze.delay:type_name -> google.protobuf.Duration
-	15, // 20: pacenote.v1.FinishResponse.job:type_name -> pacenote.v1.Job
-	0,  // 21: pacenote.v1.WorkerService.Lease:input_type -> pacenote.v1.LeaseRequest
-	4,  // 22: pacenote.v1.WorkerService.Report:input_type -> pacenote.v1.ReportRequest
-	6,  // 23: pacenote.v1.WorkerService.ExtendLeases:input_type -> pacenote.v1.ExtendLeasesRequest
-	9,  // 24: pacenote.v1.WorkerService.Finish:input_type -> pacenote.v1.FinishRequest
-	1,  // 25: pacenote.v1.WorkerService.Lease:output_type -> pacenote.v1.LeaseResponse
-	5,  // 26: pacenote.v1.WorkerService.Report:output_type -> pacenote.v1.ReportResponse
-	7,  // 27: pacenote.v1.WorkerService.ExtendLeases:output_type -> pacenote.v1.ExtendLeasesResponse
-	13, // 28: pacenote.v1.WorkerService.Finish:output_type -> pacenote.v1.FinishResponse
-	25, // [25:29] is the sub-list for method output_type
-	21, // [21:25] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	14, // 3: pacenote.v1.LeaseResponse.waited:type_name -> google.protobuf.Duration
+	15, // 4: pacenote.v1.LeasedJob.job:type_name -> pacenote.v1.Job
+	16, // 5: pacenote.v1.LeasedJob.lease_expire_time:type_name -> google.protobuf.Timestamp
+	17, // 6: pacenote.v1.WorkerEvent.progress:type_name -> pacenote.v1.Progress
+	18, // 7: pacenote.v1.WorkerEvent.output:type_name -> pacenote.v1.OutputChunk
+	19, // 8: pacenote.v1.WorkerEvent.log:type_name -> pacenote.v1.LogLine
+	3,  // 9: pacenote.v1.ReportRequest.events:type_name -> pacenote.v1.WorkerEvent
+	20, // 10: pacenote.v1.ReportRequest.checkpoint:type_name -> pacenote.v1.Payload
+	16, // 11: pacenote.v1.ReportResponse.lease_expire_time:type_name -> google.protobuf.Timestamp
+	8,  // 12: pacenote.v1.ExtendLeasesResponse.leases:type_name -> pacenote.v1.LeaseStatus
+	16, // 13: pacenote.v1.LeaseStatus.lease_expire_time:type_name -> google.protobuf.Timestamp
+	20, // 14: pacenote.v1.FinishRequest.result:type_name -> pacenote.v1.Payload
+	21, // 15: pacenote.v1.FinishRequest.error:type_name -> pacenote.v1.JobError
+	10, // 16: pacenote.v1.FinishRequest.cancelled:type_name -> pacenote.v1.Cancelled
+	11, // 17: pacenote.v1.FinishRequest.snooze:type_name -> pacenote.v1.Snooze
+	12, // 18: pacenote.v1.FinishRequest.hand_back:type_name -> pacenote.v1.HandBack
+	14, // 19: pacenote.v1.FinishRequest.retry_delay:type_name -> google.protobuf.Duration
+	14, // 20: pacenote.v1.Snooze.delay:type_name -> google.protobuf.Duration
+	15, // 21: pacenote.v1.FinishResponse.job:type_name -> pacenote.v1.Job
+	0,  // 22: pacenote.v1.WorkerService.Lease:input_type -> pacenote.v1.LeaseRequest
+	4,  // 23: pacenote.v1.WorkerService.Report:input_type -> pacenote.v1.ReportRequest
+	6,  // 24: pacenote.v1.WorkerService.ExtendLeases:input_type -> pacenote.v1.ExtendLeasesRequest
+	9,  // 25: pacenote.v1.WorkerService.Finish:input_type -> pacenote.v1.FinishRequest
+	1,  // 26: pacenote.v1.WorkerService.Lease:output_type -> pacenote.v1.LeaseResponse
+	5,  // 27: pacenote.v1.WorkerService.Report:output_type -> pacenote.v1.ReportResponse
+	7,  // 28: pacenote.v1.WorkerService.ExtendLeases:output_type -> pacenote.v1.ExtendLeasesResponse
+	13, // 29: pacenote.v1.WorkerService.Finish:output_type -> pacenote.v1.FinishResponse
+	26, // [26:30] is the sub-list for method output_type
+	22, // [22:26] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_pacenote_v1_worker_service_proto_init() }

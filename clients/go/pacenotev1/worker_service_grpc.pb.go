@@ -38,7 +38,8 @@ const (
 type WorkerServiceClient interface {
 	// Waits for jobs, and claims them: those that waited longest for their turn, as queues, limits, pauses and
 	// priorities allow. What was claimed for a caller that goes away before it is answered is handed back at
-	// once and charged to nobody; what was answered already is the caller's until its lease ends. A type that a worker once leased for is known from then on: jobs of it may be submitted.
+	// once and charged to nobody; what was answered already is the caller's until its lease ends. A type that a
+	// worker once leased for is known from then on: jobs of it may be submitted.
 	//
 	// INVALID_ARGUMENT; RESOURCE_EXHAUSTED; UNAVAILABLE.
 	Lease(ctx context.Context, in *LeaseRequest, opts ...grpc.CallOption) (*LeaseResponse, error)
@@ -122,7 +123,8 @@ func (c *workerServiceClient) Finish(ctx context.Context, in *FinishRequest, opt
 type WorkerServiceServer interface {
 	// Waits for jobs, and claims them: those that waited longest for their turn, as queues, limits, pauses and
 	// priorities allow. What was claimed for a caller that goes away before it is answered is handed back at
-	// once and charged to nobody; what was answered already is the caller's until its lease ends. A type that a worker once leased for is known from then on: jobs of it may be submitted.
+	// once and charged to nobody; what was answered already is the caller's until its lease ends. A type that a
+	// worker once leased for is known from then on: jobs of it may be submitted.
 	//
 	// INVALID_ARGUMENT; RESOURCE_EXHAUSTED; UNAVAILABLE.
 	Lease(context.Context, *LeaseRequest) (*LeaseResponse, error)
