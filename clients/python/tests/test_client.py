@@ -169,14 +169,48 @@ def refusal(error: grpc.RpcError) -> tuple[grpc.StatusCode, str]:
 class ConnectionBroke(grpc.RpcError):
     """What a caller sees where the request or its answer was lost."""
 
+    def __init__(self, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> None:
+        self._code = code
+
     def code(self) -> grpc.StatusCode:
-        return grpc.StatusCode.UNAVAILABLE
+        return self._code
 
     def details(self) -> str:
         return "the connection broke"
 
     def trailing_metadata(self) -> None:
         return None
+
+
+class Breaks:
+    """Watches whose streams end otherwise: `end` gets the number of the stream, how many messages it has given and
+    its next one (None at its end), and raises how it is to end instead."""
+
+    def __init__(self, jobs: JobServiceStub, end: Callable[[int, int, WatchJobResponse | None], None]) -> None:
+        self.jobs, self.end, self.streams = jobs, end, 0
+
+    def WatchJob(self, request):
+        self.streams += 1
+        return BrokenStream(self.jobs.WatchJob(request), self.end, self.streams)
+
+
+class BrokenStream:
+    def __init__(self, stream: grpc.Call, end: Callable, number: int) -> None:
+        self.stream, self.end, self.number, self.count = stream, end, number, 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self) -> WatchJobResponse:
+        message = next(self.stream, None)
+        self.end(self.number, self.count, message)
+        self.count += 1
+        if message is None:
+            raise StopIteration
+        return message
+
+    def cancel(self) -> None:
+        self.stream.cancel()
 
 
 class CountsHeartbeats(grpc.UnaryUnaryClientInterceptor):
@@ -257,6 +291,31 @@ def test_a_watch_that_is_closed_and_begun_anew_at_every_message_loses_nothing(se
 
     _, end = gathered(cut())
     assert end.state == Job.STATE_SUCCEEDED and cuts > 5
+
+
+def test_a_watch_resumes_however_its_stream_breaks(server: Server) -> None:
+    """Also with an OK that comes before the job is over: a proxy's."""
+    causes = [StopIteration(), *map(ConnectionBroke, pacenote.client.TRANSIENT)]
+
+    def end(stream: int, count: int, message: WatchJobResponse | None) -> None:
+        if count == stream % 3:  # This one had arrived, and is lost.
+            raise causes[stream % len(causes)]
+
+    job = submit(server.jobs(), "sleep", {"seconds": 1.5}).job
+    breaks = Breaks(server.jobs(), end)
+    _, job = gathered(watch(breaks, job.job_id))
+    assert job.state == Job.STATE_SUCCEEDED and breaks.streams >= len(causes)
+
+
+def test_a_watch_that_breaks_between_its_last_snapshot_and_ok_shows_that_once(server: Server) -> None:
+    def end(stream: int, count: int, message: WatchJobResponse | None) -> None:
+        if message is None:
+            raise ConnectionBroke()
+
+    job = submit(server.jobs(), "sleep", {"seconds": 0}).job
+    messages = list(watch(Breaks(server.jobs(), end), job.job_id))
+    assert [message.HasField("snapshot") for message in messages].count(True) == 1
+    assert gathered(iter(messages))[1].state == Job.STATE_SUCCEEDED
 
 
 def test_a_watch_takes_a_stream_that_is_silent_for_dead(server: Server) -> None:

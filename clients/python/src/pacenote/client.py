@@ -89,8 +89,12 @@ def watch(
                     request.after_sequence = message.through_sequence
                     waits_since[0] = None  # However long the caller takes, that is no silence.
                     yield message
+                    # A job that is over may also be shown after a gap, with more of its log to follow.
+                    job = message.snapshot
+                    if job.HasField("end_time") and job.last_sequence <= message.through_sequence:
+                        return
                     waits_since[0] = time.monotonic()
-                return  # OK: the job is over, and only then.
+                pause = backoff.pause()  # An OK before the job's end is not the server's.
             except grpc.RpcError as error:
                 if error.code() not in TRANSIENT:
                     raise
