@@ -213,16 +213,31 @@ class BrokenStream:
         self.stream.cancel()
 
 
-class CountsHeartbeats(grpc.UnaryUnaryClientInterceptor):
-    """Counts the calls of ExtendLeases that were answered well."""
+class Around(grpc.UnaryUnaryClientInterceptor):
+    """Calls `before` and `after` around each call of a method, with its request and with its answer. What they raise
+    is how it ends."""
 
-    def __init__(self) -> None:
-        self.count = 0
+    def __init__(self, method: str, before: Callable = lambda request: None, after: Callable = lambda answer: None):
+        self.method, self.before, self.after = method, before, after
 
     def intercept_unary_unary(self, continuation, details, request):
-        answer = continuation(details, request)
-        self.count += details.method.endswith("/ExtendLeases") and answer.code() == grpc.StatusCode.OK
+        if not details.method.endswith(f"/{self.method}"):
+            return continuation(details, request)
+        self.before(request)
+        return Answer(continuation(details, request), self.after)
+
+
+class Answer:
+    def __init__(self, call: grpc.Future, after: Callable) -> None:
+        self.call, self.after = call, after
+
+    def result(self, timeout: float | None = None):
+        answer = self.call.result(timeout)
+        self.after(answer)
         return answer
+
+    def __getattr__(self, name: str):
+        return getattr(self.call, name)
 
 
 class Loses(grpc.UnaryUnaryClientInterceptor):
@@ -478,12 +493,13 @@ def test_a_heartbeat_keeps_a_lease_and_brings_a_cancel(server: Server) -> None:
         reasons.append(attempt.cancel_reason)
         return "too late"
 
-    counts = CountsHeartbeats()
+    heartbeats = []
+    counts = Around("ExtendLeases", after=heartbeats.append)
     with working(server, handler, channel=grpc.intercept_channel(server.channel(), counts)):
         jobs = server.jobs()
         job = submit(jobs, "work").job
         happens(begun)
-        eventually(lambda: counts.count == 5)  # Of 5/3 s each: the lease of 5 s would be over.
+        eventually(lambda: len(heartbeats) == 5)  # Of 5/3 s each: the lease of 5 s would be over.
         running = get(jobs, job.job_id)
         assert (running.state, running.attempt) == (Job.STATE_RUNNING, 1)
         jobs.Cancel(CancelRequest(job_id=job.job_id, reason="enough"), timeout=10)
@@ -661,6 +677,66 @@ def test_a_drain_in_the_middle_of_much_work_leaves_nothing_held(server: Server) 
         assert not jobs.List(ListRequest(states=[Job.STATE_RUNNING]), timeout=10).jobs
     waiting = jobs.List(ListRequest(states=[Job.STATE_QUEUED], page_size=1_000), timeout=10).jobs
     assert waiting and all(job.attempts_charged == 0 for job in waiting)
+
+
+def test_a_drain_waits_until_what_comes_meanwhile_is_handed_back(server: Server) -> None:
+    """The answer to a Lease is on its way when the drain begins in another thread."""
+    make_known(server)
+    jobs = server.jobs()
+    # It takes a while until such an input is decoded, in which the job must not be overlooked.
+    submitted = [submit(jobs, "work", list(range(50_000))).job.job_id for _ in range(3)]
+    claimed = threading.Event()
+
+    def on_its_way(answer: work.LeaseResponse) -> None:
+        if answer.leased_jobs:
+            claimed.set()
+            happens(worker.draining)
+
+    slow = Around("Finish", before=lambda request: time.sleep(0.3))  # What it takes on its way.
+    channel = grpc.intercept_channel(server.channel(), Around("Lease", after=on_its_way), slow)
+    begun = []
+    with working(server, begun.append, channel=channel, concurrency=3, lease=60.0) as worker:
+        happens(claimed)
+        worker.drain(5)
+        handed_back = [get(jobs, job_id) for job_id in submitted]
+        assert [(job.state, job.attempts_charged) for job in handed_back] == [(Job.STATE_QUEUED, 0)] * 3
+        assert not begun
+
+
+def test_a_drain_does_not_give_up_an_end_that_is_being_told(server: Server) -> None:
+    failed = threading.Event()
+
+    def breaks_once(request: work.FinishRequest) -> None:
+        if not failed.is_set():
+            failed.set()
+            happens(worker.draining)
+            time.sleep(0.3)  # The drain has no grace: it hands back what runs.
+            raise ConnectionBroke()
+
+    channel = grpc.intercept_channel(server.channel(), Around("Finish", before=breaks_once))
+    with working(server, lambda attempt: "done", channel=channel, lease=60.0) as worker:
+        jobs = server.jobs()
+        job = submit(jobs, "work").job
+        happens(failed)
+        worker.drain(0)
+        assert from_payload(get(jobs, job.job_id).result) == "done"
+
+
+def test_a_drain_does_not_wait_for_a_server_that_is_away(server: Server) -> None:
+    begun = threading.Semaphore(0)
+
+    def handler(attempt: Attempt) -> None:
+        begun.release()
+        happens(attempt.lost)
+
+    with working(server, handler, concurrency=3, lease=60.0) as worker:
+        for _ in range(3):
+            submit(server.jobs(), "work")
+            assert begun.acquire(timeout=SECONDS)
+        server.kill()
+        began = time.monotonic()
+        worker.drain(0)
+        assert time.monotonic() - began < 7
 
 
 def test_as_many_jobs_run_at_once_as_a_worker_has_room_for(server: Server) -> None:

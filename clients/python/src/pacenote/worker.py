@@ -14,6 +14,7 @@ import traceback
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 import grpc
@@ -68,9 +69,6 @@ class Attempt:
 
     def __init__(self, stub: WorkerServiceStub, leased: api.LeasedJob, draining: threading.Event) -> None:
         self.job: Job = leased.job
-        self.input: Any = from_payload(leased.job.input)
-        self.last_checkpoint: Any = from_payload(leased.job.checkpoint)
-        """Of the attempts before; None where there is none."""
         self.cancelled = threading.Event()
         """Somebody asked the job to stop: end, however. Heard with every report and heartbeat."""
         self.cancel_reason = ""
@@ -81,6 +79,16 @@ class Attempt:
         self.lease_token: str = leased.lease_token
         self.has_ended = False
         self._stub, self._number, self._in_order = stub, 0, threading.Lock()
+
+    @cached_property
+    def input(self) -> Any:
+        """As `from_payload` gives it."""
+        return from_payload(self.job.input)
+
+    @cached_property
+    def last_checkpoint(self) -> Any:
+        """The newest one of the attempts before; None where there is none."""
+        return from_payload(self.job.checkpoint)
 
     def progress(self, fraction: float | None = None, **fields: Any) -> None:
         """How far it has come, 0 to 1; or any other fields of `Progress`: completed_units, total_units, unit, …"""
@@ -156,7 +164,7 @@ class Worker:
             raise ValueError(f"concurrency is {concurrency}; 1 to 1000 is accepted")
         self.draining = threading.Event()
         self._stub, self._handlers = WorkerServiceStub(channel), dict(handlers)
-        self._wanted = api.LeaseRequest(
+        self._request = api.LeaseRequest(
             worker_id=worker_id or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}",
             types=self._handlers,
             queues=queues,
@@ -174,18 +182,17 @@ class Worker:
         threading.Thread(target=self._keep_leases, daemon=True).start()
         backoff = Backoff()
         try:
-            while request := self._next_request():
+            while not self.draining.is_set():
                 try:
-                    answer = self._lease(request)
-                except grpc.FutureCancelledError:
+                    answer = self._lease()
+                except grpc.FutureCancelledError:  # By a drain.
                     continue
                 except grpc.RpcError as error:
                     if error.code() not in TRANSIENT:
                         raise
+                    LOG.warning("the server gives no work: %s", error.details())
                     self.draining.wait(backoff.pause(error))
                     continue
-                for leased in answer.leased_jobs:
-                    self._begin(Attempt(self._stub, leased, self.draining))
                 if answer.drain:  # The server's, not ours: it says so at once, as long as it is there.
                     self.draining.wait(backoff.pause())
                 else:
@@ -200,73 +207,65 @@ class Worker:
 
         From a signal's handler, call it in a thread: `threading.Thread(target=worker.drain).start()`.
         """
+
+        def is_idle() -> bool:
+            return self._poll is None and not self._running
+
         with self._changed:
             self.draining.set()
             self._changed.notify_all()
             # An answer that a cancel crosses on its way is heard by nobody: its jobs would be held, and charged,
             # until their leases end. What comes in time is handed back.
-            poll = self._poll
             self._changed.wait_for(lambda: self._poll is None, ON_ITS_WAY_SECONDS)
-        if poll:
-            poll.cancel()
-        with self._changed:
-            self._changed.wait_for(lambda: not self._running, grace)
-            left = list(self._running)
-        end = time.monotonic() + HAND_BACK_SECONDS
-        for attempt in left:
-            self._hand_back(attempt, end - time.monotonic())
-        self._closed.set()
+            if self._poll:
+                self._poll.cancel()
+            self._changed.wait_for(is_idle, grace)
+            for attempt in self._running:
+                threading.Thread(target=self._end, args=(attempt, _hand_back()), daemon=True).start()
+            self._changed.wait_for(is_idle, HAND_BACK_SECONDS)
+            self._closed.set()
 
-    def _next_request(self) -> api.LeaseRequest | None:
-        """What to ask for, once there is room; None once there is no more to be asked for."""
+    def _lease(self) -> api.LeaseResponse:
+        """Asks for jobs once there is room, and begins those that come."""
         with self._changed:
             self._changed.wait_for(lambda: self.draining.is_set() or len(self._running) < self._concurrency)
             if self.draining.is_set():
-                return None
-            request = api.LeaseRequest(max_jobs=self._concurrency - len(self._running))
-        request.MergeFrom(self._wanted)
-        return request
-
-    def _lease(self, request: api.LeaseRequest) -> api.LeaseResponse:
-        with self._changed:
-            if self.draining.is_set():
                 return api.LeaseResponse()
-            self._poll = self._stub.Lease.future(request, timeout=self._wait + CALL_SECONDS)
+            self._request.max_jobs = self._concurrency - len(self._running)
+            self._poll = self._stub.Lease.future(self._request, timeout=self._wait + CALL_SECONDS)
+        attempts: list[Attempt] = []
         try:
-            return self._poll.result()
+            answer = self._poll.result()
+            attempts += [Attempt(self._stub, leased, self.draining) for leased in answer.leased_jobs]
+            return answer
         finally:
+            # In one step: a drain that finds no call under way finds all that came of it.
             with self._changed:
                 self._poll = None
+                self._running.update(attempts)
                 self._changed.notify_all()
-
-    def _begin(self, attempt: Attempt) -> None:
-        with self._changed:
-            self._running.add(attempt)
-        if self.draining.is_set():  # It came in the moment in which the drain began.
-            self._hand_back(attempt, HAND_BACK_SECONDS)
-        else:
-            threading.Thread(target=self._work, args=(attempt,), daemon=True).start()
+            for attempt in attempts:
+                threading.Thread(target=self._work, args=(attempt,), daemon=True).start()
 
     def _work(self, attempt: Attempt) -> None:
+        if self.draining.is_set():  # It came in the moment in which the drain began.
+            return self._end(attempt, _hand_back())
         request = _outcome(self._handlers[attempt.job.type], attempt)
         if attempt.cancelled.is_set():
             request = api.FinishRequest(cancelled=api.Cancelled())
         self._end(attempt, request)
 
-    def _hand_back(self, attempt: Attempt, deadline: float) -> None:
-        self._end(attempt, api.FinishRequest(hand_back=api.HandBack()), deadline)
-
-    def _end(self, attempt: Attempt, request: api.FinishRequest, deadline: float = float("inf")) -> None:
+    def _end(self, attempt: Attempt, request: api.FinishRequest) -> None:
         """Tells the end of an attempt, the first one that comes. It goes on being renewed until that is answered."""
         with self._changed:
             if attempt.has_ended:
                 return
             attempt.has_ended = True
             is_lost = attempt.lost.is_set()
-        attempt.lost.set()  # Threads that the handler left behind have nothing to tell any more.
+            attempt.lost.set()  # Threads that the handler left behind have nothing to tell any more.
         try:
             if not is_lost:
-                self._finish(attempt, request, deadline)
+                self._finish(attempt, request)
         except grpc.RpcError as error:
             LOG.warning("the end of job %s was not taken in: %s", attempt.job.job_id, error.details())
         finally:
@@ -274,17 +273,17 @@ class Worker:
                 self._running.discard(attempt)
                 self._changed.notify_all()
 
-    def _finish(self, attempt: Attempt, request: api.FinishRequest, deadline: float) -> None:
+    def _finish(self, attempt: Attempt, request: api.FinishRequest) -> None:
         request.lease_token = attempt.lease_token
         try:
-            call(self._stub.Finish, request, deadline=deadline, stop=self._closed)
+            call(self._stub.Finish, request, stop=self._closed)
         except grpc.RpcError as error:
             if error.code() != grpc.StatusCode.INVALID_ARGUMENT:
                 raise
             # A result that is too large, a reason that is none: said as an error, so that the job does not hang.
             reason = "RESULT_INVALID" if request.HasField("result") else "HANDLER_ERROR"
             refused = _error(attempt, reason, error.details() or "", retryable=False)
-            call(self._stub.Finish, refused, deadline=deadline, stop=self._closed)
+            call(self._stub.Finish, refused, stop=self._closed)
 
     def _keep_leases(self) -> None:
         """Renews all leases at once, and hears which are lost and which jobs are to stop."""
@@ -320,6 +319,10 @@ class Worker:
                 pass
             except grpc.RpcError:
                 attempt.lost.set()
+
+
+def _hand_back() -> api.FinishRequest:
+    return api.FinishRequest(hand_back=api.HandBack())
 
 
 def _outcome(handler: Callable[[Attempt], Any], attempt: Attempt) -> api.FinishRequest:
