@@ -507,6 +507,86 @@ def test_a_heartbeat_keeps_a_lease_and_brings_a_cancel(server: Server) -> None:
     assert (end.state, end.attempt, reasons) == (Job.STATE_CANCELLED, 1, ["enough"])
 
 
+def test_a_worker_that_is_cut_off_stops_before_another_one_has_its_job(server: Server) -> None:
+    """Nobody answers its heartbeats: it stops by its own clock. The handler does not heed that at once, and what it
+    tells afterwards stays untold."""
+    is_stopped, taken = threading.Event(), threading.Event()
+    stops, begins, told = [], [], []
+
+    def cut_off(request: work.ExtendLeasesRequest) -> None:
+        if not is_stopped.is_set():
+            raise ConnectionBroke()
+
+    def handler(attempt: Attempt):
+        begins.append(time.monotonic())
+        happens(attempt.lost)
+        stops.append(time.monotonic())
+        is_stopped.set()  # The heartbeats are answered from here on; this lease is not to be renewed.
+        happens(taken)
+        try:
+            attempt.output("too late")
+        except LeaseLost:
+            told.append("lost")
+        return "first"
+
+    channel = grpc.intercept_channel(server.channel(), Around("ExtendLeases", before=cut_off))
+    with working(server, handler, channel=channel) as worker:
+        jobs = server.jobs()
+        job = submit(jobs, "work").job
+        eventually(lambda: begins)
+        (leased,) = lease(server, "the other one").leased_jobs
+        took = time.monotonic()
+        assert leased.job.attempt == 2
+        assert stops[0] - begins[0] > 3 and took - stops[0] > 0.5
+        taken.set()
+        worker.drain()
+        stub = WorkerServiceStub(server.channel())
+        stub.Finish(work.FinishRequest(lease_token=leased.lease_token, result=Payload(text="second")), timeout=10)
+        events, end = gathered(watch(jobs, job.job_id))
+    assert (from_payload(end.result), end.attempt, told, outputs(events)) == ("second", 2, ["lost"], "")
+
+
+def test_a_worker_that_waited_for_longer_than_a_lease_begins_what_comes_and_keeps_it(server: Server) -> None:
+    heartbeats, begun = [], []
+
+    def handler(attempt: Attempt):
+        begun.append(attempt.job.attempt)
+        eventually(lambda: len(heartbeats) >= 4 or attempt.lost.is_set())  # Of 5/3 s each: a lease is over then.
+        return attempt.lost.is_set()
+
+    channel = grpc.intercept_channel(server.channel(), Around("ExtendLeases", after=heartbeats.append))
+    with working(server, handler, channel=channel):
+        time.sleep(5.5)  # Here it is the time itself that counts.
+        jobs = server.jobs()
+        _, end = gathered(watch(jobs, submit(jobs, "work").job.job_id))
+    assert (end.state, end.attempt, begun, from_payload(end.result)) == (Job.STATE_SUCCEEDED, 1, [1], False)
+
+
+def test_what_arrives_when_its_lease_may_be_over_is_handed_back_and_not_begun(server: Server) -> None:
+    """The answer to a Lease is held up until another worker has the job."""
+    taken: queue.Queue = queue.Queue()
+    begun, ends = [], []
+
+    def held_up(answer: work.LeaseResponse) -> None:
+        if answer.leased_jobs and not ends:
+            taken.put(lease(server, "the other one").leased_jobs[0])
+
+    around = Around("Lease", after=held_up), Around("Finish", before=ends.append)
+    channel = grpc.intercept_channel(server.channel(), *around)
+    with working(server, lambda attempt: begun.append(attempt.job.job_id), channel=channel):
+        jobs = server.jobs()
+        job = submit(jobs, "work").job
+        leased = taken.get(timeout=SECONDS)
+        eventually(lambda: ends)
+        assert ends[0].HasField("hand_back")
+        stub = WorkerServiceStub(server.channel())
+        stub.Finish(work.FinishRequest(lease_token=leased.lease_token, result=Payload(text="second")), timeout=10)
+        assert from_payload(gathered(watch(jobs, job.job_id))[1].result) == "second"
+        other = submit(jobs, "work").job
+        gathered(watch(jobs, other.job_id))
+    assert begun == [other.job_id]
+
+
 def test_a_worker_that_was_stopped_loses_its_job_to_another_one(server: Server) -> None:
     """A process is stopped for longer than its lease: the second attempt is another worker's, and what the first
     one tells when it wakes up is refused."""

@@ -25,14 +25,16 @@ from pacenote.v1.job_service_pb2 import SubmitRequest, SubmitResponse, WatchJobR
 from pacenote.v1.job_service_pb2_grpc import JobServiceStub
 
 # What may heal, by the table in docs/protocol.md. All else stays as it is however often one asks.
-TRANSIENT = frozenset({
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.CANCELLED,
-    grpc.StatusCode.INTERNAL,
-    grpc.StatusCode.UNKNOWN,
-})
+TRANSIENT = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+    }
+)
 
 CALL_SECONDS = 10.0
 """Deadline of one unary call: without one, it waits for a dead network for ever."""

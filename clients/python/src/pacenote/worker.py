@@ -6,6 +6,7 @@ nothing is told of a job that has gone to somebody else. It does not stop a thre
 """
 
 import logging
+import math
 import os
 import socket
 import threading
@@ -65,19 +66,23 @@ class LeaseLost(Exception):
 
 
 class Attempt:
-    """What a handler gets. Whatever it tells returns once it was taken in, and waits for a server that is away."""
+    """What a handler gets. Whatever it tells returns once it was taken in, and waits for a server that is away, until
+    the lease is lost."""
 
-    def __init__(self, stub: WorkerServiceStub, leased: api.LeasedJob, draining: threading.Event) -> None:
+    def __init__(self, stub: WorkerServiceStub, leased: api.LeasedJob, term: float, draining: threading.Event) -> None:
         self.job: Job = leased.job
         self.cancelled = threading.Event()
         """Somebody asked the job to stop: end, however. Heard with every report and heartbeat."""
         self.cancel_reason = ""
         self.lost = threading.Event()
-        """The lease is lost, or was given back: end. Nothing is told any more."""
+        """The lease is lost, may be over, or was given back: end. Nothing is told any more."""
         self.draining = draining
         """The worker stops: what does not end within its grace is handed back."""
         self.lease_token: str = leased.lease_token
         self.has_ended = False
+        self.good_until = math.inf
+        """By `time.monotonic`. Set once the attempt begins."""
+        self._term = term
         self._stub, self._number, self._in_order = stub, 0, threading.Lock()
 
     @cached_property
@@ -110,8 +115,9 @@ class Attempt:
         """Where the next attempt could go on, as `to_payload` takes it; kept once this returns."""
         self._tell(checkpoint=to_payload(value))
 
-    def hear(self, standing: api.ReportResponse | api.LeaseStatus) -> None:
-        """Takes note of how the lease stands."""
+    def hear(self, standing: api.ReportResponse | api.LeaseStatus, sent: float) -> None:
+        """Takes note of how the lease stands, by the answer to what was sent then."""
+        self.good_until = max(self.good_until, sent + self._term)
         if standing.cancel_requested:
             self.cancel_reason = standing.cancel_reason
             self.cancelled.set()
@@ -123,19 +129,16 @@ class Attempt:
             request = api.ReportRequest(
                 lease_token=self.lease_token, events=events, report_number=self._number, checkpoint=checkpoint
             )
-            self.report(request)
-
-    def report(self, request: api.ReportRequest) -> None:
-        """Sends a report until it is answered."""
-        try:
-            if not self.lost.is_set():
-                return self.hear(call(self._stub.Report, request, stop=self.lost))
-        except grpc.RpcError as error:
-            if error.code() in LOST:
-                self.lost.set()
-            if not self.lost.is_set():
-                raise
-        raise LeaseLost(self.job.job_id)
+            sent = time.monotonic()
+            try:
+                if not self.lost.is_set():
+                    return self.hear(call(self._stub.Report, request, stop=self.lost), sent)
+            except grpc.RpcError as error:
+                if error.code() in LOST:
+                    self.lost.set()
+                if not self.lost.is_set():
+                    raise
+            raise LeaseLost(self.job.job_id)
 
 
 class Worker:
@@ -146,7 +149,8 @@ class Worker:
     it is cancelled, however the handler ends.
 
     `worker_id` is best unique for a process, as the default is. `lease` (seconds, 5 to 300) is how long a job
-    stays with a worker that fell silent; a heartbeat goes out after a third of it.
+    stays with a worker that fell silent; a heartbeat goes out after a third of it. Where none is answered, the
+    attempt is `lost` by the worker's own clock, a fifth of the lease, and at most 2 s, before it is over.
     """
 
     def __init__(
@@ -171,7 +175,8 @@ class Worker:
             lease=timedelta(seconds=lease),
             wait=timedelta(seconds=wait),
         )
-        self._concurrency, self._beat, self._wait = concurrency, lease / 3, wait
+        self._concurrency, self._wait = concurrency, wait
+        self._beat, self._term = lease / 3, lease - min(2.0, lease / 5)
         self._changed = threading.Condition()
         self._running: set[Attempt] = set()
         self._poll: grpc.Future | None = None
@@ -179,7 +184,8 @@ class Worker:
 
     def run(self) -> None:
         """Works until `drain` is done. Raises `grpc.RpcError` where the server refuses to give work for good."""
-        threading.Thread(target=self._keep_leases, daemon=True).start()
+        for task in (self._keep_leases, self._stop_in_time):
+            threading.Thread(target=task, daemon=True).start()
         backoff = Backoff()
         try:
             while not self.draining.is_set():
@@ -224,6 +230,7 @@ class Worker:
                 threading.Thread(target=self._end, args=(attempt, _hand_back()), daemon=True).start()
             self._changed.wait_for(is_idle, HAND_BACK_SECONDS)
             self._closed.set()
+            self._changed.notify_all()
 
     def _lease(self) -> api.LeaseResponse:
         """Asks for jobs once there is room, and begins those that come."""
@@ -232,23 +239,31 @@ class Worker:
             if self.draining.is_set():
                 return api.LeaseResponse()
             self._request.max_jobs = self._concurrency - len(self._running)
+            sent = time.monotonic()
             self._poll = self._stub.Lease.future(self._request, timeout=self._wait + CALL_SECONDS)
-        attempts: list[Attempt] = []
+        answer = api.LeaseResponse()
         try:
             answer = self._poll.result()
-            attempts += [Attempt(self._stub, leased, self.draining) for leased in answer.leased_jobs]
             return answer
         finally:
+            # The leases began no earlier, by our own clock.
+            good_until = sent + answer.waited.ToTimedelta().total_seconds() + self._term
+            attempts = [Attempt(self._stub, leased, self._term, self.draining) for leased in answer.leased_jobs]
             # In one step: a drain that finds no call under way finds all that came of it.
             with self._changed:
                 self._poll = None
                 self._running.update(attempts)
                 self._changed.notify_all()
             for attempt in attempts:
-                threading.Thread(target=self._work, args=(attempt,), daemon=True).start()
+                threading.Thread(target=self._work, args=(attempt, good_until), daemon=True).start()
 
-    def _work(self, attempt: Attempt) -> None:
-        if self.draining.is_set():  # It came in the moment in which the drain began.
+    def _work(self, attempt: Attempt, good_until: float) -> None:
+        with self._changed:
+            # Not what came in the moment in which the drain began, or so late that it may be another's by now.
+            if begins := not self.draining.is_set() and time.monotonic() < good_until:
+                attempt.good_until = good_until
+                self._changed.notify_all()
+        if not begins:
             return self._end(attempt, _hand_back())
         request = _outcome(self._handlers[attempt.job.type], attempt)
         if attempt.cancelled.is_set():
@@ -285,40 +300,56 @@ class Worker:
             refused = _error(attempt, reason, error.details() or "", retryable=False)
             call(self._stub.Finish, refused, stop=self._closed)
 
+    def _stop_in_time(self) -> None:
+        """Stops the attempts whose leases may be over, by our own clock: it does not matter who answers."""
+        with self._changed:
+            while not self._closed.is_set():
+                now, next_end = time.monotonic(), math.inf
+                for attempt in self._running:
+                    if attempt.good_until <= now:
+                        attempt.lost.set()
+                    elif not attempt.lost.is_set():
+                        next_end = min(next_end, attempt.good_until)
+                self._changed.wait(min(next_end - now, threading.TIMEOUT_MAX))
+
     def _keep_leases(self) -> None:
         """Renews all leases at once, and hears which are lost and which jobs are to stop."""
         backoff, pause = Backoff(), self._beat
         while not self._closed.wait(pause):
             pause = self._beat
             with self._changed:
-                attempts = list(self._running)
-            if not attempts:
-                continue
-            request = api.ExtendLeasesRequest(lease_tokens=[attempt.lease_token for attempt in attempts])
+                # Not those that are lost while they run, lest we keep the jobs from others.
+                attempts = [attempt for attempt in self._running if attempt.has_ended or not attempt.lost.is_set()]
             try:
-                answer = self._stub.ExtendLeases(request, timeout=min(CALL_SECONDS, self._beat))
+                self._renew(attempts)
+                backoff.reset()
             except grpc.RpcError as error:
-                if error.code() in TRANSIENT:
-                    pause = min(pause, backoff.pause(error))
-                else:
-                    self._renew_each(attempts)
-                continue
-            backoff.reset()
-            for attempt, standing in zip(attempts, answer.leases):
-                if standing.lost:
-                    attempt.lost.set()
-                attempt.hear(standing)
+                pause = min(pause, backoff.pause(error))
 
-    @staticmethod
-    def _renew_each(attempts: list[Attempt]) -> None:
-        """One token that the server does not know, as after its store was replaced, must not take the others along."""
-        for attempt in attempts:
-            try:
-                attempt.report(api.ReportRequest(lease_token=attempt.lease_token))
-            except LeaseLost:
-                pass
-            except grpc.RpcError:
+    def _renew(self, attempts: list[Attempt]) -> None:
+        """Raises `grpc.RpcError` where that may heal."""
+        if not attempts:
+            return
+        request = api.ExtendLeasesRequest(lease_tokens=[attempt.lease_token for attempt in attempts])
+        sent = time.monotonic()
+        try:
+            # Short, so that there is time for a second try before the attempts have to stop.
+            answer = self._stub.ExtendLeases(request, timeout=min(CALL_SECONDS, self._beat / 2))
+        except grpc.RpcError as error:
+            if error.code() in TRANSIENT:
+                raise
+            # One token that the server does not know, as after its store was replaced, must not take the others along.
+            if len(attempts) == 1:
+                attempts[0].lost.set()
+            else:
+                self._renew(attempts[::2])
+                self._renew(attempts[1::2])
+            return
+        for attempt, standing in zip(attempts, answer.leases):
+            if standing.lost:
                 attempt.lost.set()
+            else:
+                attempt.hear(standing, sent)
 
 
 def _hand_back() -> api.FinishRequest:
@@ -346,9 +377,7 @@ def _outcome(handler: Callable[[Attempt], Any], attempt: Attempt) -> api.FinishR
         return _error(attempt, "RESULT_INVALID", f"the result is no JSON: {error}", retryable=False)
 
 
-def _error(
-    attempt: Attempt, reason: str, message: str, *, retryable: bool, detail: str = ""
-) -> api.FinishRequest:
+def _error(attempt: Attempt, reason: str, message: str, *, retryable: bool, detail: str = "") -> api.FinishRequest:
     # The end of a traceback is what tells; the server would keep its beginning. 16 KiB is its bound.
     tail = _text(detail, -16_384)
     error = JobError(reason=_text(reason), message=_text(message), retryable=retryable, detail=tail)
