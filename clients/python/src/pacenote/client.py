@@ -5,12 +5,12 @@ not wrap the rest of the API: the generated stubs in `pacenote.v1` are good as t
 """
 
 import json
+import math
 import random
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -25,16 +25,14 @@ from pacenote.v1.job_service_pb2 import SubmitRequest, SubmitResponse, WatchJobR
 from pacenote.v1.job_service_pb2_grpc import JobServiceStub
 
 # What may heal, by the table in docs/protocol.md. All else stays as it is however often one asks.
-TRANSIENT = frozenset(
-    {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.CANCELLED,
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.UNKNOWN,
-    }
-)
+TRANSIENT = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+}
 
 CALL_SECONDS = 10.0
 """Deadline of one unary call: without one, it waits for a dead network for ever."""
@@ -84,41 +82,33 @@ def watch(
     backoff = Backoff()
     while True:
         stream = jobs.WatchJob(request)
-        with _cancelled_if_silent(stream, 3 * heartbeat) as waits_since:
-            try:
-                for message in stream:
-                    backoff.reset()
-                    request.after_sequence = message.through_sequence
-                    waits_since[0] = None  # However long the caller takes, that is no silence.
-                    yield message
-                    # A job that is over may also be shown after a gap, with more of its log to follow.
-                    job = message.snapshot
-                    if job.HasField("end_time") and job.last_sequence <= message.through_sequence:
-                        return
-                    waits_since[0] = time.monotonic()
-                pause = backoff.pause()  # An OK before the job's end is not the server's.
-            except grpc.RpcError as error:
-                if error.code() not in TRANSIENT:
-                    raise
-                pause = backoff.pause(error)
+        try:
+            while (message := _next(stream, 3 * heartbeat)) is not None:
+                backoff.reset()
+                request.after_sequence = message.through_sequence
+                yield message
+                # A job that is over may also be shown after a gap, with more of its log to follow.
+                job = message.snapshot
+                if job.HasField("end_time") and job.last_sequence <= message.through_sequence:
+                    return
+            pause = backoff.pause()  # An OK before the job's end is not the server's.
+        except grpc.RpcError as error:
+            if error.code() not in TRANSIENT:
+                raise
+            pause = backoff.pause(error)
+        finally:
+            stream.cancel()
         time.sleep(pause)
 
 
-def call(
-    method: Any,
-    request: Any,
-    *,
-    deadline: float = float("inf"),
-    stop: threading.Event | None = None,
-    timeout: float = CALL_SECONDS,
-) -> Any:
+def call(method: Any, request: Any, *, deadline: float = math.inf, stop: threading.Event | None = None) -> Any:
     """Makes a call that may be repeated until it is answered. Raises the last `grpc.RpcError` where that cannot
     heal, where the next try would be past `deadline` (seconds), or once `stop` is set."""
     backoff, end = Backoff(), time.monotonic() + deadline
     stop = stop or threading.Event()
     while True:
         try:
-            return method(request, timeout=max(0.0, min(timeout, end - time.monotonic())))
+            return method(request, timeout=min(CALL_SECONDS, end - time.monotonic()))
         except grpc.RpcError as error:
             pause = backoff.pause(error)
             if error.code() not in TRANSIENT or time.monotonic() + pause >= end or stop.wait(pause):
@@ -190,21 +180,12 @@ def _number(digits: str) -> int | float:
     return int(value) if value.is_integer() and abs(value) <= 2**53 else value
 
 
-@contextmanager
-def _cancelled_if_silent(stream: grpc.Call, seconds: float) -> Iterator[list[float | None]]:
-    """Cancels a stream that somebody has waited for for so long, and in the end. Yields since when they wait."""
-    waits_since: list[float | None] = [time.monotonic()]
-    over = threading.Event()
-
-    def look() -> None:
-        while not over.wait(seconds / 10):
-            since = waits_since[0]
-            if since is not None and time.monotonic() - since > seconds:
-                stream.cancel()
-
-    threading.Thread(target=look, daemon=True).start()
+def _next(stream: grpc.Call, silence: float) -> WatchJobResponse | None:
+    """The next message, or None at the end. Cancels a stream that says nothing for so many seconds."""
+    timer = threading.Timer(silence, stream.cancel)
+    timer.daemon = True
+    timer.start()
     try:
-        yield waits_since
+        return next(stream, None)
     finally:
-        over.set()
-        stream.cancel()
+        timer.cancel()

@@ -31,26 +31,27 @@ LOG = logging.getLogger(__name__)
 LOST = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND)
 # In characters, of at most 4 bytes each: a chunk may have 1 MiB. Chosen: what a watch sends at once.
 CHUNK = 65_536
+# How long one call waits for work: the server's own default.
+WAIT_SECONDS = 30.0
 # What a drain takes beyond its grace where the server does not answer. Chosen.
 HAND_BACK_SECONDS = 5.0
 # How long a drain waits for work that may be on its way. Chosen: where work waits, it comes in milliseconds.
 ON_ITS_WAY_SECONDS = 0.5
+HAND_BACK = api.FinishRequest(hand_back=api.HandBack())
+CANCELLED = api.FinishRequest(cancelled=api.Cancelled())
 
 
 class Fail(Exception):
-    """Raised by a handler: the attempt has failed. `reason` is UPPER_SNAKE_CASE and stable."""
+    """Raised by a handler: the attempt has failed. `reason` is UPPER_SNAKE_CASE and stable.
 
-    def __init__(self, reason: str, message: str = "", retryable: bool = False) -> None:
+    Where another attempt could help, it is `retryable`: after `delay` seconds, or the backoff of the job's policy.
+    """
+
+    def __init__(self, reason: str, message: str = "", retryable: bool = False, delay: float | None = None) -> None:
         super().__init__(f"{reason}: {message}")
-        self.reason, self.message, self.retryable = reason, message, retryable
-
-
-class Retry(Exception):
-    """Raised by a handler: the attempt has failed, and the next one is due after `delay` seconds."""
-
-    def __init__(self, delay: float, message: str = "", reason: str = "HANDLER_ERROR") -> None:
-        super().__init__(message)
-        self.delay, self.message, self.reason = timedelta(seconds=delay), message, reason
+        error = JobError(reason=_text(reason), message=_text(message), retryable=retryable)
+        retry_delay = None if delay is None else timedelta(seconds=delay)
+        self.end = api.FinishRequest(error=error, retry_delay=retry_delay)
 
 
 class Snooze(Exception):
@@ -58,7 +59,7 @@ class Snooze(Exception):
 
     def __init__(self, delay: float) -> None:
         super().__init__(f"for {delay} s")
-        self.delay = timedelta(seconds=delay)
+        self.end = api.FinishRequest(snooze=api.Snooze(delay=timedelta(seconds=delay)))
 
 
 class LeaseLost(Exception):
@@ -144,7 +145,7 @@ class Attempt:
 class Worker:
     """Leases jobs of the types of `handlers`, `concurrency` at once, until it is drained.
 
-    A handler's value is the job's result, in JSON. It ends otherwise with `Fail`, `Retry` or `Snooze`; any other
+    A handler's value is the job's result, in JSON. It ends otherwise with `Fail` or `Snooze`; any other
     exception is an error with reason HANDLER_ERROR that may be tried again. Where somebody asked the job to stop,
     it is cancelled, however the handler ends.
 
@@ -162,7 +163,6 @@ class Worker:
         queues: Sequence[str] = (),
         concurrency: int = 1,
         lease: float = 15.0,
-        wait: float = 30.0,
     ) -> None:
         if not 1 <= concurrency <= 1_000:
             raise ValueError(f"concurrency is {concurrency}; 1 to 1000 is accepted")
@@ -173,10 +173,9 @@ class Worker:
             types=self._handlers,
             queues=queues,
             lease=timedelta(seconds=lease),
-            wait=timedelta(seconds=wait),
+            wait=timedelta(seconds=WAIT_SECONDS),
         )
-        self._concurrency, self._wait = concurrency, wait
-        self._beat, self._term = lease / 3, lease - min(2.0, lease / 5)
+        self._concurrency, self._beat, self._term = concurrency, lease / 3, lease - min(2.0, lease / 5)
         self._changed = threading.Condition()
         self._running: set[Attempt] = set()
         self._poll: grpc.Future | None = None
@@ -184,8 +183,8 @@ class Worker:
 
     def run(self) -> None:
         """Works until `drain` is done. Raises `grpc.RpcError` where the server refuses to give work for good."""
-        for task in (self._keep_leases, self._stop_in_time):
-            threading.Thread(target=task, daemon=True).start()
+        _start(self._keep_leases)
+        _start(self._stop_in_time)
         backoff = Backoff()
         try:
             while not self.draining.is_set():
@@ -227,7 +226,7 @@ class Worker:
                 self._poll.cancel()
             self._changed.wait_for(is_idle, grace)
             for attempt in self._running:
-                threading.Thread(target=self._end, args=(attempt, _hand_back()), daemon=True).start()
+                _start(self._end, attempt, HAND_BACK)
             self._changed.wait_for(is_idle, HAND_BACK_SECONDS)
             self._closed.set()
             self._changed.notify_all()
@@ -240,12 +239,13 @@ class Worker:
                 return api.LeaseResponse()
             self._request.max_jobs = self._concurrency - len(self._running)
             sent = time.monotonic()
-            self._poll = self._stub.Lease.future(self._request, timeout=self._wait + CALL_SECONDS)
+            self._poll = self._stub.Lease.future(self._request, timeout=WAIT_SECONDS + CALL_SECONDS)
         answer = api.LeaseResponse()
         try:
             answer = self._poll.result()
             return answer
         finally:
+            self._poll.cancel()  # Where somebody has interrupted us.
             # The leases began no earlier, by our own clock.
             good_until = sent + answer.waited.ToTimedelta().total_seconds() + self._term
             attempts = [Attempt(self._stub, leased, self._term, self.draining) for leased in answer.leased_jobs]
@@ -255,7 +255,7 @@ class Worker:
                 self._running.update(attempts)
                 self._changed.notify_all()
             for attempt in attempts:
-                threading.Thread(target=self._work, args=(attempt, good_until), daemon=True).start()
+                _start(self._work, attempt, good_until)
 
     def _work(self, attempt: Attempt, good_until: float) -> None:
         with self._changed:
@@ -264,13 +264,11 @@ class Worker:
                 attempt.good_until = good_until
                 self._changed.notify_all()
         if not begins:
-            return self._end(attempt, _hand_back())
-        request = _outcome(self._handlers[attempt.job.type], attempt)
-        if attempt.cancelled.is_set():
-            request = api.FinishRequest(cancelled=api.Cancelled())
-        self._end(attempt, request)
+            return self._end(attempt, HAND_BACK)
+        end = _outcome(self._handlers[attempt.job.type], attempt)
+        self._end(attempt, CANCELLED if attempt.cancelled.is_set() else end)
 
-    def _end(self, attempt: Attempt, request: api.FinishRequest) -> None:
+    def _end(self, attempt: Attempt, end: api.FinishRequest) -> None:
         """Tells the end of an attempt, the first one that comes. It goes on being renewed until that is answered."""
         with self._changed:
             if attempt.has_ended:
@@ -280,7 +278,7 @@ class Worker:
             attempt.lost.set()  # Threads that the handler left behind have nothing to tell any more.
         try:
             if not is_lost:
-                self._finish(attempt, request)
+                self._finish(attempt, end)
         except grpc.RpcError as error:
             LOG.warning("the end of job %s was not taken in: %s", attempt.job.job_id, error.details())
         finally:
@@ -288,16 +286,18 @@ class Worker:
                 self._running.discard(attempt)
                 self._changed.notify_all()
 
-    def _finish(self, attempt: Attempt, request: api.FinishRequest) -> None:
-        request.lease_token = attempt.lease_token
+    def _finish(self, attempt: Attempt, end: api.FinishRequest) -> None:
+        named = api.FinishRequest(lease_token=attempt.lease_token)
+        named.MergeFrom(end)
         try:
-            call(self._stub.Finish, request, stop=self._closed)
+            call(self._stub.Finish, named, stop=self._closed)
         except grpc.RpcError as error:
             if error.code() != grpc.StatusCode.INVALID_ARGUMENT:
                 raise
             # A result that is too large, a reason that is none: said as an error, so that the job does not hang.
-            reason = "RESULT_INVALID" if request.HasField("result") else "HANDLER_ERROR"
-            refused = _error(attempt, reason, error.details() or "", retryable=False)
+            reason = "RESULT_INVALID" if end.HasField("result") else "HANDLER_ERROR"
+            refused = Fail(reason, error.details() or "").end
+            refused.lease_token = attempt.lease_token
             call(self._stub.Finish, refused, stop=self._closed)
 
     def _stop_in_time(self) -> None:
@@ -352,36 +352,26 @@ class Worker:
                 attempt.hear(standing, sent)
 
 
-def _hand_back() -> api.FinishRequest:
-    return api.FinishRequest(hand_back=api.HandBack())
+def _start(target: Callable[..., None], *arguments: Any) -> None:
+    threading.Thread(target=target, args=arguments, daemon=True).start()
 
 
 def _outcome(handler: Callable[[Attempt], Any], attempt: Attempt) -> api.FinishRequest:
     """Runs the handler, and says how it ended."""
     try:
         value = handler(attempt)
-    except Snooze as snooze:
-        return api.FinishRequest(snooze=api.Snooze(delay=snooze.delay))
-    except Retry as retry:
-        request = _error(attempt, retry.reason, retry.message, retryable=True)
-        request.retry_delay.FromTimedelta(retry.delay)
-        return request
-    except Fail as fail:
-        return _error(attempt, fail.reason, fail.message, retryable=fail.retryable)
+    except (Fail, Snooze) as told:
+        return told.end
     except BaseException as error:  # SystemExit as well: it would end this thread alone, and say nothing.
         message = traceback.format_exception_only(error)[-1].strip()
-        return _error(attempt, "HANDLER_ERROR", message, retryable=True, detail=traceback.format_exc())
+        end = Fail("HANDLER_ERROR", message, retryable=True).end
+        # The end of a traceback is what tells; the server would keep its beginning. 16 KiB is its bound.
+        end.error.detail = _text(traceback.format_exc(), -16_384)
+        return end
     try:
         return api.FinishRequest(result=to_payload(value))
     except Exception as error:
-        return _error(attempt, "RESULT_INVALID", f"the result is no JSON: {error}", retryable=False)
-
-
-def _error(attempt: Attempt, reason: str, message: str, *, retryable: bool, detail: str = "") -> api.FinishRequest:
-    # The end of a traceback is what tells; the server would keep its beginning. 16 KiB is its bound.
-    tail = _text(detail, -16_384)
-    error = JobError(reason=_text(reason), message=_text(message), retryable=retryable, detail=tail)
-    return api.FinishRequest(lease_token=attempt.lease_token, error=error)
+        return Fail("RESULT_INVALID", f"the result is no JSON: {error}").end
 
 
 def _text(text: object, start: int = 0) -> str:
