@@ -153,7 +153,7 @@ func (r *run) lease() error {
 		sent := time.Now()
 		answer, err := r.poll(request)
 		for _, leased := range answer.GetLeasedJobs() {
-			r.begin(leased, sent)
+			r.begin(leased, sent.Add(answer.GetWaited().AsDuration()))
 		}
 		if answer.GetDrain() { // The server's, not ours: it says so at once, as long as it is there.
 			err = status.Error(codes.Unavailable, "the server drains")
@@ -181,28 +181,25 @@ func (r *run) poll(request *pb.LeaseRequest) (*pb.LeaseResponse, error) {
 	return r.Client.Lease(ctx, request)
 }
 
-func (r *run) begin(leased *pb.LeasedJob, sent time.Time) {
-	attempt := &Attempt{Job: leased.GetJob(), worker: r, token: leased.GetLeaseToken(), renewed: sent}
-	// The lease began at some time while the call waited. Where that may be long ago, because the answer or we were
-	// held up, the job could be another's by now: so ask before its handler begins.
-	doubtful := time.Since(sent) > r.beat/2
-	if doubtful {
-		attempt.renewed = time.Now()
-	}
+// The lease began no earlier than claimed, by our own clock.
+func (r *run) begin(leased *pb.LeasedJob, claimed time.Time) {
+	attempt := &Attempt{Job: leased.GetJob(), worker: r, token: leased.GetLeaseToken()}
 	attempt.held, attempt.lose = context.WithCancelCause(r.open)
 	attempt.context, attempt.stop = context.WithCancelCause(attempt.held)
-	end := attempt.renewed.Add(r.quiet)
-	attempt.term = time.AfterFunc(time.Until(end), func() { attempt.lose(ErrLeaseLost) })
+	attempt.term = time.AfterFunc(r.quiet, func() { attempt.lose(ErrLeaseLost) })
 	r.running.Store(attempt, nil)
 	r.ends.Add(1)
+	// It came in the moment in which the drain began, or so late that it may be another's by now.
+	if r.leasing.Err() != nil || time.Since(claimed) >= r.quiet {
+		go r.end(attempt, handBack())
+		return
+	}
+	attempt.hear(false, "", claimed)
 	go func() {
-		request := handBack() // It came in the moment in which the drain began.
+		request := failure(&Fail{Message: "the handler ended its goroutine", Retryable: true})
 		// Told also where the handler leaves by runtime.Goexit.
 		defer func() { r.end(attempt, request) }()
-		if r.leasing.Err() == nil && (!doubtful || attempt.renew()) {
-			request = failure(&Fail{Message: "the handler ended its goroutine", Retryable: true})
-			request = attempt.outcome(r.Handlers[attempt.Job.GetType()])
-		}
+		request = attempt.outcome(r.Handlers[attempt.Job.GetType()])
 	}()
 }
 

@@ -331,10 +331,26 @@ func TestToBeStopped(t *testing.T) {
 	fmt.Println("drained", worker.Run(ctx))
 }
 
-// The answer to a Lease is held up until another worker has the job: no handler may begin.
-func TestALeaseWhoseAnswerCameTooLateIsNotBegun(t *testing.T) {
+func TestAWorkerThatWaitedForLongerThanALeaseBeginsWhatComesAndKeepsIt(t *testing.T) {
 	s := start(t)
-	taken, begun := make(chan string, 1), make(chan string, 2)
+	begun := make(chan int32, 2)
+	var answered atomic.Int32
+	s.working(func(ctx context.Context, attempt *pacenote.Attempt) (any, error) {
+		begun <- attempt.Job.GetAttempt()
+		// Of 5/3 s each: a lease is over then.
+		eventually(t, func() bool { return answered.Load() >= 4 || ctx.Err() != nil })
+		return "done", ctx.Err()
+	}, pacenote.Worker{Client: s.workers(heartbeats(&answered))})
+	time.Sleep(5500 * time.Millisecond) // Here it is the time itself that counts.
+	_, end := s.end(s.submit("work", nil).GetJobId())
+	same(t, fmt.Sprint(end.GetState(), end.GetAttempt()), "STATE_SUCCEEDED 1")
+	same(t, received(t, begun), 1)
+}
+
+// The answer to a Lease is held up until another worker has the job.
+func TestALeaseWhoseAnswerCameTooLateIsHandedBackAndNotBegun(t *testing.T) {
+	s := start(t)
+	taken, begun, ends := make(chan string, 1), make(chan string, 2), make(chan *pb.FinishRequest, 2)
 	var isSecond atomic.Bool
 	late := around("Lease", func(_ context.Context, _, answer any, invoke func() error) error {
 		err := invoke()
@@ -343,12 +359,18 @@ func TestALeaseWhoseAnswerCameTooLateIsNotBegun(t *testing.T) {
 		}
 		return err
 	})
+	looks := before("Finish", func(_ context.Context, request any) error {
+		ends <- request.(*pb.FinishRequest)
+		return nil
+	})
 	s.working(func(_ context.Context, attempt *pacenote.Attempt) (any, error) {
 		begun <- attempt.Job.GetJobId()
 		return "first", nil
-	}, pacenote.Worker{Client: s.workers(late)})
+	}, pacenote.Worker{Client: s.workers(late, looks)})
 	job := s.submit("work", nil)
-	must(t, s.finish(received(t, taken), "second"))
+	token := received(t, taken)
+	same(t, received(t, ends).GetHandBack() != nil, true)
+	must(t, s.finish(token, "second"))
 	_, end := s.end(job.GetJobId())
 	same(t, result(t, end), any("second"))
 	next := s.submit("work", nil)
