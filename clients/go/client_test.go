@@ -16,7 +16,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"pacenote.dev/go"
 	pb "pacenote.dev/go/pacenotev1"
@@ -133,6 +135,39 @@ func TestAWatchResumesHoweverItsStreamBreaks(t *testing.T) {
 	if count < len(causes) {
 		t.Error("only", count, "streams")
 	}
+}
+
+// Gives messages in place of those of the stream.
+type tells struct {
+	grpc.ClientStream
+	left []*pb.WatchJobResponse
+}
+
+func (t *tells) RecvMsg(message any) error {
+	proto.Merge(message.(*pb.WatchJobResponse), t.left[0])
+	t.left = t.left[1:]
+	return nil
+}
+
+func TestAWatchOfAJobThatIsOverGoesOnAfterAGap(t *testing.T) {
+	s := start(t)
+	over := &pb.WatchJobResponse_Snapshot{Snapshot: &pb.Job{EndTime: timestamppb.Now(), LastSequence: 9}}
+	told := []*pb.WatchJobResponse{
+		{ThroughSequence: 4, Content: &pb.WatchJobResponse_Gap{Gap: &pb.EventGap{}}},
+		{ThroughSequence: 4, Content: over},
+		{ThroughSequence: 9, Content: &pb.WatchJobResponse_Events{Events: &pb.EventBatch{}}},
+		{ThroughSequence: 9, Content: over},
+	}
+	jobs := s.jobs(streams(func(_ context.Context, stream grpc.ClientStream) grpc.ClientStream {
+		return &tells{stream, told}
+	}))
+	count := 0
+	for message, err := range pacenote.Watch(timely(t), jobs, &pb.WatchJobRequest{JobId: "any"}) {
+		must(t, err)
+		same(t, proto.Equal(message, told[count]), true)
+		count++
+	}
+	same(t, count, len(told))
 }
 
 // A stopped server says nothing and closes nothing; the watch asks again, and loses nothing.
