@@ -25,6 +25,8 @@ import (
 )
 
 const (
+	// How long one call waits for work: the server's own default.
+	leaseWait = 30 * time.Second
 	// What a drain takes beyond its grace where the server does not answer. Chosen.
 	handBackTimeout = 5 * time.Second
 	// How long a drain waits for work that may be on its way. Chosen: where work waits, it comes in milliseconds.
@@ -87,8 +89,6 @@ type Worker struct {
 	// How long a job stays with a worker that fell silent. 5 s to 5 min, default 15 s. A heartbeat goes out after a
 	// third of it.
 	Lease time.Duration
-	// How long one call waits for work. Up to 5 min, default 30 s.
-	Wait time.Duration
 	// How long a drain waits for what runs. Default 20 s; a negative one does not wait.
 	Grace time.Duration
 }
@@ -113,8 +113,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	r := &run{Worker: *w, ended: make(chan struct{}, 1)}
 	host, _ := os.Hostname() // Without one, the rest is unique.
 	r.ID = cmp.Or(r.ID, fmt.Sprintf("%s-%d-%.8s", host, os.Getpid(), rand.Text()))
-	r.Lease, r.Wait = cmp.Or(r.Lease, 15*time.Second), cmp.Or(r.Wait, 30*time.Second)
-	r.Grace, r.Concurrency = cmp.Or(r.Grace, 20*time.Second), cmp.Or(r.Concurrency, 1)
+	r.Lease, r.Grace = cmp.Or(r.Lease, 15*time.Second), cmp.Or(r.Grace, 20*time.Second)
+	r.Concurrency = cmp.Or(r.Concurrency, 1)
 	r.beat, r.quiet = max(r.Lease/3, time.Second), r.Lease-min(2*time.Second, r.Lease/5)
 	leasing, drain := context.WithCancel(ctx)
 	open, closeAll := context.WithCancel(context.WithoutCancel(ctx))
@@ -140,7 +140,7 @@ func (r *run) lease() error {
 	var tries tries
 	types := slices.Collect(maps.Keys(r.Handlers))
 	request := &pb.LeaseRequest{WorkerId: r.ID, Types: types, Queues: r.Queues}
-	request.Lease, request.Wait = durationpb.New(r.Lease), durationpb.New(r.Wait)
+	request.Lease, request.Wait = durationpb.New(r.Lease), durationpb.New(leaseWait)
 	for r.leasing.Err() == nil {
 		request.MaxJobs = int32(r.Concurrency - len(r.attempts()))
 		if request.MaxJobs == 0 {
@@ -173,7 +173,7 @@ func (r *run) lease() error {
 }
 
 func (r *run) poll(request *pb.LeaseRequest) (*pb.LeaseResponse, error) {
-	ctx, cancel := context.WithTimeout(r.open, r.Wait+callTimeout)
+	ctx, cancel := context.WithTimeout(r.open, leaseWait+callTimeout)
 	defer cancel()
 	// An answer that a cancel crosses on its way is heard by nobody: its jobs would be held, and charged, until their
 	// leases end. What comes in time is handed back.
@@ -189,7 +189,7 @@ func (r *run) begin(leased *pb.LeasedJob, claimed time.Time) {
 	attempt.term = time.AfterFunc(r.quiet, func() { attempt.lose(ErrLeaseLost) })
 	r.running.Store(attempt, nil)
 	r.ends.Add(1)
-	// It came in the moment in which the drain began, or so late that it may be another's by now.
+	// Not begun: it came in the moment in which the drain began, or so late that it may be another's by now.
 	if r.leasing.Err() != nil || time.Since(claimed) >= r.quiet {
 		go r.end(attempt, handBack())
 		return
@@ -245,42 +245,50 @@ func (r *run) finish(token string, request *pb.FinishRequest) error {
 func (r *run) keepLeases() {
 	var tries tries
 	for pause := r.beat; !waitFor(r.open.Done(), pause); {
-		pause = r.beat
 		// One that is lost is not renewed, lest it keep the job from others.
 		attempts := slices.DeleteFunc(r.attempts(), func(attempt *Attempt) bool {
 			return attempt.held.Err() != nil && !attempt.ended.Load()
 		})
-		if len(attempts) == 0 {
-			continue
-		}
-		request := &pb.ExtendLeasesRequest{}
-		for _, attempt := range attempts {
-			request.LeaseTokens = append(request.LeaseTokens, attempt.token)
-		}
-		sent := time.Now()
-		// Short, so that there is time for a second try before the attempts have to stop.
-		ctx, cancel := context.WithTimeout(r.open, min(callTimeout, r.beat/2))
-		answer, err := r.Client.ExtendLeases(ctx, request)
-		cancel()
-		if slices.Contains(transient, status.Code(err)) {
+		pause = r.beat
+		if err := r.renew(attempts); err != nil {
 			pause = min(pause, tries.pause(err))
-			continue
-		}
-		tries = 0
-		for i, lease := range answer.GetLeases() {
-			if lease.GetLost() {
-				attempts[i].lose(ErrLeaseLost)
-			} else if lease.GetLeaseExpireTime() != nil { // Without one, the server cannot say how it stands.
-				attempts[i].hear(lease.GetCancelRequested(), lease.GetCancelReason(), sent)
-			}
-		}
-		if err != nil {
-			// One token that the server does not know, as after its store was replaced, must not take the others along.
-			for _, attempt := range attempts {
-				go attempt.renew()
-			}
+		} else {
+			tries = 0
 		}
 	}
+}
+
+// The error is one that may heal.
+func (r *run) renew(attempts []*Attempt) error {
+	if len(attempts) == 0 {
+		return nil
+	}
+	request := &pb.ExtendLeasesRequest{}
+	for _, attempt := range attempts {
+		request.LeaseTokens = append(request.LeaseTokens, attempt.token)
+	}
+	// Short, so that there is time for a second try before the attempts have to stop.
+	ctx, cancel := context.WithTimeout(r.open, min(callTimeout, r.beat/2))
+	defer cancel()
+	sent := time.Now()
+	answer, err := r.Client.ExtendLeases(ctx, request)
+	if err != nil && !slices.Contains(transient, status.Code(err)) {
+		// One token that the server does not know, as after its store was replaced, must not take the others along.
+		half := len(attempts) / 2
+		if half == 0 {
+			attempts[0].lose(ErrLeaseLost)
+			return nil
+		}
+		return errors.Join(r.renew(attempts[:half]), r.renew(attempts[half:]))
+	}
+	for i, lease := range answer.GetLeases() {
+		if lease.GetLost() {
+			attempts[i].lose(ErrLeaseLost)
+		} else if lease.GetLeaseExpireTime() != nil { // Without one, the server cannot say how it stands.
+			attempts[i].hear(lease.GetCancelRequested(), lease.GetCancelReason(), sent)
+		}
+	}
+	return err
 }
 
 func (r *run) attempts() (attempts []*Attempt) {
@@ -355,34 +363,24 @@ func (a *Attempt) Checkpoint(value any) error {
 	return a.tell(checkpoint)
 }
 
+// Sends a report until it is answered or the lease is lost.
 func (a *Attempt) tell(checkpoint *pb.Payload, events ...*pb.WorkerEvent) error {
 	// One at a time: a number that comes after a higher one is taken for one that came before.
 	a.inOrder.Lock()
 	defer a.inOrder.Unlock()
 	a.number++
-	return a.report(&pb.ReportRequest{Events: events, ReportNumber: a.number, Checkpoint: checkpoint})
-}
-
-// Renews the lease alone. False: it is lost, or nobody knows it.
-func (a *Attempt) renew() bool {
-	err := a.report(&pb.ReportRequest{})
-	if err != nil {
-		a.lose(ErrLeaseLost)
-	}
-	return err == nil
-}
-
-// Sends a report until it is answered or the lease is lost.
-func (a *Attempt) report(request *pb.ReportRequest) error {
 	sent := time.Now()
-	request.LeaseToken = a.token
-	answer, err := call(a.held, a.worker.Client.Report, request)
+	answer, err := call(a.held, a.worker.Client.Report, &pb.ReportRequest{
+		LeaseToken: a.token, Events: events, ReportNumber: a.number, Checkpoint: checkpoint,
+	})
+	if err == nil {
+		a.hear(answer.GetCancelRequested(), answer.GetCancelReason(), sent)
+		return nil
+	}
 	if code := status.Code(err); code == codes.FailedPrecondition || code == codes.NotFound {
 		a.lose(ErrLeaseLost)
 	}
-	if err == nil {
-		a.hear(answer.GetCancelRequested(), answer.GetCancelReason(), sent)
-	} else if a.held.Err() != nil && !errors.Is(err, ErrLeaseLost) {
+	if a.held.Err() != nil && !errors.Is(err, ErrLeaseLost) {
 		err = fmt.Errorf("%w: %w", ErrLeaseLost, err)
 	}
 	return err
