@@ -61,6 +61,12 @@ pub enum ClientError {
         /// How long was waited.
         after: Duration,
     },
+    /// The system of this program refused something: threads.
+    #[error("the system refused: {message}")]
+    System {
+        /// What it said.
+        message: String,
+    },
     /// The server broke the watch contract: what was shown so far is right, what follows is not
     /// trusted.
     #[error("the server broke the watch contract: {message}")]
@@ -126,6 +132,7 @@ impl ClientError {
             Self::Endpoint { .. }
             | Self::Connect { .. }
             | Self::Deadline { .. }
+            | Self::System { .. }
             | Self::Contract { .. } => None,
         }
     }
@@ -138,6 +145,7 @@ impl ClientError {
             Self::Endpoint { .. }
             | Self::Connect { .. }
             | Self::Deadline { .. }
+            | Self::System { .. }
             | Self::Contract { .. } => "",
         }
     }

@@ -16,11 +16,12 @@ pub mod reporter;
 mod testing;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use crate::executor::quarters::Quarters;
@@ -107,28 +108,72 @@ pub fn crashed(error: &tokio::task::JoinError) -> Outcome {
     ))
 }
 
-/// How long an attempt may take to stop once told to. Read when it is told, because a drain leaves less
-/// time than a cancel. Cheap to clone; clones share the time.
+/// How long an attempt may take to stop once told to. It may get shorter meanwhile: a drain, or a lease that is lost,
+/// leaves less time than a cancel. Cheap to clone; clones share the time.
 #[derive(Clone, Debug)]
-pub struct Grace(Arc<AtomicU64>);
+pub struct Grace(Arc<watch::Sender<Duration>>);
 
 impl Grace {
-    /// So long; to the microsecond.
+    /// So long.
     pub fn new(grace: Duration) -> Self {
-        Self(Arc::new(AtomicU64::new(micros(grace))))
+        Self(Arc::new(watch::Sender::new(grace)))
     }
 
     /// So long as things stand.
     pub fn get(&self) -> Duration {
-        Duration::from_micros(self.0.load(Ordering::Relaxed))
+        *self.0.borrow()
     }
 
     /// No longer than this.
     pub fn shorten(&self, most: Duration) {
-        self.0.fetch_min(micros(most), Ordering::Relaxed);
+        self.0.send_if_modified(|grace| {
+            let is_shorter = most < *grace;
+            *grace = most.min(*grace);
+            is_shorter
+        });
+    }
+
+    /// Comes when it has passed, from now on, and `more` on top of it.
+    ///
+    /// # Cancel safety
+    /// Dropped and called again, it begins anew.
+    pub async fn passed(&self, more: Duration) {
+        let begun = Instant::now();
+        let mut grace = self.0.subscribe();
+        loop {
+            // What no clock can tell never passes.
+            let all = grace.borrow_and_update().saturating_add(more);
+            let ends = begun.checked_add(all);
+            let passes = async {
+                match ends {
+                    Some(ends) => tokio::time::sleep_until(ends).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = passes => return,
+                Ok(()) = grace.changed() => {}
+            }
+        }
     }
 }
 
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_grace_that_is_shortened_while_it_passes_passes_sooner() {
+        let grace = Grace::new(Duration::from_secs(3_600));
+        let begun = Instant::now();
+        let shorten = async {
+            tokio::task::yield_now().await;
+            grace.shorten(Duration::from_millis(10));
+            grace.shorten(Duration::from_secs(60));
+        };
+        tokio::join!(grace.passed(Duration::from_millis(10)), shorten);
+        let passed = begun.elapsed();
+        assert!(passed >= Duration::from_millis(20) && passed < Duration::from_secs(60));
+        assert_eq!(grace.get(), Duration::from_millis(10));
+    }
 }

@@ -111,6 +111,7 @@ impl Stop {
 fn exit_of(error: &ClientError) -> Exit {
     match error {
         ClientError::Endpoint { .. } => Exit::Usage,
+        ClientError::System { .. } => Exit::Io,
         ClientError::Connect { .. }
         | ClientError::Unavailable { .. }
         | ClientError::Deadline { .. } => Exit::NotConnected,
@@ -152,6 +153,7 @@ fn explain(error: &ClientError) -> String {
         ClientError::Endpoint { .. }
         | ClientError::Unavailable { .. }
         | ClientError::Deadline { .. }
+        | ClientError::System { .. }
         | ClientError::Contract { .. } => escape(&error.to_string()).into_owned(),
     }
 }

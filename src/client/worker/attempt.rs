@@ -1,8 +1,10 @@
 //! One attempt at a job of a server elsewhere: run it, tell what it tells, stop it when it has to stop, and
 //! say how it went.
 
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use prost::Message;
 use tokio::sync::OwnedSemaphorePermit;
@@ -14,7 +16,7 @@ use crate::client::error::ClientError;
 use crate::client::worker::Crew;
 use crate::client::worker::hold::{Cause, Hold};
 use crate::executor::reporter::{self, Reports};
-use crate::executor::{Attempt, DRAIN_GRACE, Executor, Grace, SLACK, checked, crashed};
+use crate::executor::{Attempt, DRAIN_GRACE, Executor, SLACK, checked, crashed};
 use crate::job::event::JobError;
 use crate::job::limits::CANCEL_GRACE_DEFAULT;
 use crate::job::name::{JobId, JobKey, Name, default_tenant};
@@ -28,6 +30,18 @@ const REPORTS_MAX: usize = 512;
 /// passes one within its deadline.
 const REPORT_BYTES_MAX: usize = 256 << 10;
 
+/// How long a handler has to stop whose report was refused. Chosen: as long as in a drain.
+const REFUSED_GRACE: Duration = DRAIN_GRACE;
+
+/// Renews a lease until it is dropped, also by a panic.
+struct Kept<'a>(&'a Crew, &'a Hold);
+
+impl Drop for Kept<'_> {
+    fn drop(&mut self) {
+        self.0.holds.let_go(self.1);
+    }
+}
+
 /// Runs an attempt to its end and tells it.
 pub(super) async fn run(
     crew: Arc<Crew>,
@@ -35,9 +49,9 @@ pub(super) async fn run(
     hold: Arc<Hold>,
     place: OwnedSemaphorePermit,
 ) {
+    let _kept = Kept(&crew, &hold);
     let job = leased.job.unwrap_or_default();
-    let job_id = job.job_id.clone();
-    let number = job.attempt;
+    let (job_id, number) = (job.job_id.clone(), job.attempt);
     tracing::debug!(job = job_id, attempt = number, "attempt begins");
     let teller = Teller {
         crew: &crew,
@@ -45,16 +59,14 @@ pub(super) async fn run(
         number: 0,
     };
     let outcome = match prepare(&crew, job, &hold) {
-        Ok((executor, attempt, reports)) => teller.follow(executor, attempt, reports).await,
+        Ok((executor, attempt, reports)) => teller.follow(executor, attempt, reports, place).await,
         Err(problem) => Outcome::Failed(JobError::permanent("INPUT_INVALID", problem)),
     };
-    // Whatever comes now waits for the server alone.
-    drop(place);
     let told = tokio::select! {
-        told = tell_end(&crew, &hold, outcome) => told,
+        biased;
         () = hold.lost.cancelled() => Ok(()),
+        told = tell_end(&crew, &hold, outcome) => told,
     };
-    crew.holds.let_go(&hold);
     match told {
         Ok(()) => tracing::debug!(job = job_id, attempt = number, "attempt ended"),
         Err(error) => {
@@ -65,10 +77,10 @@ pub(super) async fn run(
 
 /// Gives back what came too late to begin.
 pub(super) async fn hand_back(crew: Arc<Crew>, hold: Arc<Hold>) {
+    let _kept = Kept(&crew, &hold);
     if let Err(error) = tell_end(&crew, &hold, Outcome::HandedBack).await {
         tracing::warn!(%error, "a job was not taken back");
     }
-    crew.holds.let_go(&hold);
 }
 
 /// Who runs it, what it works on, and where what it tells arrives.
@@ -89,11 +101,12 @@ fn prepare(
             .map_err(|problem| format!("{field} {problem}"))
     };
     let grace = job.timeouts.and_then(|timeouts| timeouts.cancel_grace);
-    let grace = grace.and_then(|grace| std::time::Duration::try_from(grace).ok());
+    let grace = grace.and_then(|grace| Duration::try_from(grace).ok());
+    hold.grace.shorten(grace.unwrap_or(CANCEL_GRACE_DEFAULT));
     let (reporter, reports) = reporter::channel();
     let attempt = Attempt {
         key: JobKey {
-            tenant: default_tenant(),
+            tenant: Name::new(&job.tenant).unwrap_or_else(|_| default_tenant()),
             id,
         },
         job_type,
@@ -102,7 +115,7 @@ fn prepare(
         checkpoint: payload("checkpoint", job.checkpoint)?,
         reporter,
         stop: hold.stop.clone(),
-        grace: Grace::new(grace.unwrap_or(CANCEL_GRACE_DEFAULT)),
+        grace: hold.grace.clone(),
         quarters: crew.quarters.handle().clone(),
     };
     Ok((executor, attempt, reports))
@@ -117,26 +130,30 @@ struct Teller<'a> {
 }
 
 impl Teller<'_> {
-    /// Runs an attempt until it has ended and all that it told is with the server.
+    /// Runs an attempt until it has ended and all that it told is with the server. The place is given back once
+    /// nothing runs: what comes then waits for the server alone.
     async fn follow(
         mut self,
         executor: Arc<dyn Executor>,
         attempt: Attempt,
         mut reports: Reports,
+        place: OwnedSemaphorePermit,
     ) -> Outcome {
-        let (crew, hold, grace) = (self.crew, self.hold, attempt.grace.clone());
-        let mut work = AbortOnDropHandle::new(tokio::spawn(executor.run(attempt)));
+        let (crew, hold) = (self.crew, self.hold);
+        let work = async move { executor.run(attempt).await };
+        let mut work = AbortOnDropHandle::new(tokio::spawn(work));
         let over = CancellationToken::new();
-        let telling = self.tell(&mut reports, &over);
-        let mut telling = pin!(telling);
+        let mut telling = pin!(self.tell(&mut reports, &over));
         let mut told = None;
-        let mut overdue = pin!(overdue(hold, &grace));
+        let mut drains = false;
+        let mut overdue = pin!(overdue(hold));
         let outcome = loop {
             tokio::select! {
                 // Cancel safe: its outcome is still there next time.
                 outcome = &mut work => break outcome.unwrap_or_else(|error| crashed(&error)),
                 refused = &mut telling, if told.is_none() => {
                     if refused.is_err() {
+                        hold.grace.shorten(REFUSED_GRACE);
                         hold.stop.cancel();
                     }
                     told = Some(refused);
@@ -144,8 +161,8 @@ impl Teller<'_> {
                 () = hold.out_of_touch(), if hold.cause() < Some(Cause::OutOfTouch) => {
                     hold.stop(Cause::OutOfTouch);
                 }
-                () = crew.hand_back.cancelled(), if hold.cause().is_none() => {
-                    grace.shorten(DRAIN_GRACE);
+                () = crew.hand_back.cancelled(), if !drains => {
+                    drains = true;
                     hold.stop(Cause::Drain);
                 }
                 () = &mut overdue => {
@@ -155,26 +172,42 @@ impl Teller<'_> {
                 }
             }
         };
+        drop(place);
         over.cancel();
-        if told.is_none() {
-            told = tokio::select! {
-                refused = &mut telling => Some(refused),
-                () = hold.lost.cancelled() => None,
-            };
-        }
+        let told = match told {
+            Some(told) => told,
+            None => telling.await,
+        };
         match told {
-            Some(Err(error)) => {
-                Outcome::Failed(JobError::permanent("REPORT_REFUSED", error.to_string()).cut())
+            Err(error) => {
+                let error = JobError::permanent("REPORT_REFUSED", error.to_string());
+                Outcome::Failed(error.cut())
             }
-            _ => decided(outcome, hold.cause()),
+            Ok(()) => decided(outcome, hold.cause()),
         }
     }
 
-    /// Tells what comes, until the attempt is over and all is told.
+    /// Tells what comes, until the attempt is over and all is told, or nothing may be told any more. Whoever
+    /// reports after that is told that the attempt is over.
     ///
     /// # Errors
     /// What the server refused for another reason than the lease.
     async fn tell(
+        &mut self,
+        reports: &mut Reports,
+        over: &CancellationToken,
+    ) -> Result<(), ClientError> {
+        let lost = self.hold.lost.clone();
+        let told = tokio::select! {
+            biased;
+            () = lost.cancelled() => Ok(()),
+            told = self.tell_all(reports, over) => told,
+        };
+        reports.close();
+        told
+    }
+
+    async fn tell_all(
         &mut self,
         reports: &mut Reports,
         over: &CancellationToken,
@@ -185,15 +218,11 @@ impl Teller<'_> {
                 taken = reports.take(REPORTS_MAX) => taken,
                 () = over.cancelled() => reports.close(),
             };
-            let is_last = over.is_cancelled();
             if taken.is_empty() {
                 return Ok(());
             }
             for request in requests(taken) {
                 self.send(request).await?;
-            }
-            if is_last && !reports.any() {
-                return Ok(());
             }
         }
     }
@@ -215,9 +244,7 @@ impl Teller<'_> {
                 holds.renewed(self.hold, sent, answer.cancel_requested);
                 Ok(())
             }
-            Err(ClientError::Refused(refusal)) if refusal.code == "INVALID_ARGUMENT" => {
-                Err(ClientError::Refused(refusal))
-            }
+            Err(error) if is_refused_as_it_is(&error) => Err(error),
             // The lease, or the right to work at all.
             Err(error) => {
                 tracing::info!(%error, "a lease is lost");
@@ -228,10 +255,15 @@ impl Teller<'_> {
     }
 }
 
+/// Whether the server found fault with what was sent, and not with the lease.
+fn is_refused_as_it_is(error: &ClientError) -> bool {
+    matches!(error, ClientError::Refused(refusal) if refusal.code == "INVALID_ARGUMENT")
+}
+
 /// Comes when an executor that was told to stop has broken its promise to come back.
-async fn overdue(hold: &Hold, grace: &Grace) {
+async fn overdue(hold: &Hold) {
     hold.stop.cancelled().await;
-    tokio::time::sleep(grace.get() + SLACK).await;
+    hold.grace.passed(SLACK).await;
 }
 
 /// Reports as requests of a bounded size. Of progress that follows progress the newest stands, as on the
@@ -248,7 +280,9 @@ fn requests(reports: Vec<Report>) -> Vec<pb::ReportRequest> {
         };
         let more = event.as_ref().map_or(0, Message::encoded_len)
             + checkpoint.as_ref().map_or(0, Message::encoded_len);
-        if bytes > 0 && bytes + more > REPORT_BYTES_MAX {
+        let last = requests.last().expect("one at least");
+        let is_full = bytes > 0 && bytes + more > REPORT_BYTES_MAX;
+        if is_full || last.events.len() == REPORTS_MAX {
             requests.push(pb::ReportRequest::default());
             bytes = 0;
         }
@@ -283,13 +317,29 @@ fn decided(outcome: Outcome, cause: Option<Cause>) -> Outcome {
 /// # Errors
 /// Why it was refused.
 async fn tell_end(crew: &Crew, hold: &Hold, outcome: Outcome) -> Result<(), ClientError> {
-    let refused = match finish(crew, hold, outcome).await {
-        Err(ClientError::Refused(refusal)) if refusal.code == "INVALID_ARGUMENT" => refusal,
-        told => return told,
-    };
-    // Said as an error, so that the job does not hang.
-    let error = JobError::permanent("RESULT_INVALID", refused.to_string()).cut();
-    finish(crew, hold, Outcome::Failed(error)).await
+    match finish(crew, hold, outcome.clone()).await {
+        // Said as an error that can be told, so that the job does not hang.
+        Err(error) if is_refused_as_it_is(&error) => {
+            finish(crew, hold, Outcome::Failed(instead(outcome, &error))).await
+        }
+        told => told,
+    }
+}
+
+/// The error in place of an outcome that the server refused.
+fn instead(outcome: Outcome, refused: &ClientError) -> JobError {
+    tracing::warn!(error = %refused, "what an attempt came to was refused as it is");
+    match outcome {
+        // It is the reason or what stands beside it: whether and when to try again stays as the handler said.
+        Outcome::Failed(error) => JobError {
+            reason: "HANDLER_ERROR".to_owned(),
+            message: format!("{}: {}", error.reason, error.message),
+            metadata: BTreeMap::new(),
+            ..error
+        },
+        _ => JobError::permanent("RESULT_INVALID", refused.to_string()),
+    }
+    .cut()
 }
 
 async fn finish(crew: &Crew, hold: &Hold, outcome: Outcome) -> Result<(), ClientError> {
@@ -315,6 +365,11 @@ mod tests {
         }
     }
 
+    fn counts(requests: &[pb::ReportRequest]) -> Vec<usize> {
+        let counts = requests.iter().map(|request| request.events.len());
+        counts.collect()
+    }
+
     fn at(fraction: f64) -> Report {
         Report::Progress(Progress::fraction(fraction))
     }
@@ -323,11 +378,30 @@ mod tests {
     fn a_request_is_bounded_and_a_larger_event_travels_alone() {
         let sizes = [100 << 10, 100 << 10, 100 << 10, 1 << 19, 1];
         let requests = requests(sizes.map(output).into());
-        let counts: Vec<usize> = requests
-            .iter()
-            .map(|request| request.events.len())
-            .collect();
-        assert_eq!(counts, [2, 1, 1, 1]);
+        assert_eq!(counts(&requests), [2, 1, 1, 1]);
+    }
+
+    #[test]
+    fn a_request_has_no_more_events_than_the_server_takes() {
+        let many = requests((0..1_024).map(|_| output(1)).collect());
+        assert_eq!(counts(&many), [REPORTS_MAX, 1_024 - REPORTS_MAX]);
+    }
+
+    #[test]
+    fn what_is_refused_is_told_as_what_is_not() {
+        let refused = ClientError::cut("no such reason");
+        let odd = JobError::retryable("rate-limited", "come back");
+        let told = instead(Outcome::Failed(odd), &refused);
+        assert_eq!(
+            (told.reason.as_str(), told.retryable),
+            ("HANDLER_ERROR", true)
+        );
+        assert_eq!(told.message, "rate-limited: come back");
+        let told = instead(Outcome::Succeeded(None), &refused);
+        assert_eq!(
+            (told.reason.as_str(), told.retryable),
+            ("RESULT_INVALID", false)
+        );
     }
 
     #[test]

@@ -9,12 +9,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::error::ClientError;
 use crate::client::worker::link::Link;
+use crate::executor::{DRAIN_GRACE, Grace};
 use crate::job::limits::LEASED_MAX;
 use crate::pb;
 
 /// How long before the end of its term a lease counts as lost, where nobody answers: the work has to be over
 /// before another worker may get the job. Chosen; less for short terms.
 const MARGIN: Duration = Duration::from_secs(2);
+/// How long a handler has to stop whose job has gone already.
+const LOST_GRACE: Duration = Duration::from_millis(500);
 /// The share of its term after which a lease is renewed, so that a renewal may fail twice.
 const RENEWALS_A_TERM: u32 = 3;
 
@@ -36,6 +39,10 @@ pub(super) enum Cause {
 pub(super) struct Hold {
     pub(super) token: String,
     state: Mutex<State>,
+    /// How long before the end of its term it counts as lost.
+    margin: Duration,
+    /// How long the attempt may take to stop; less once the job may be somebody else's.
+    pub(super) grace: Grace,
     /// Tripped once the attempt has to stop.
     pub(super) stop: CancellationToken,
     /// Tripped once nothing may be told any more.
@@ -59,6 +66,13 @@ impl Hold {
         let mut state = self.state();
         state.cause = state.cause.max(Some(cause));
         drop(state);
+        // First: whoever hears the token asks how long there is.
+        match cause {
+            Cause::Cancel => {}
+            Cause::Drain => self.grace.shorten(DRAIN_GRACE),
+            Cause::OutOfTouch => self.grace.shorten(self.margin),
+            Cause::Lost => self.grace.shorten(LOST_GRACE.min(self.margin)),
+        }
         if cause == Cause::Lost {
             self.lost.cancel();
         }
@@ -66,11 +80,18 @@ impl Hold {
     }
 
     /// Whether nobody answered for so long that the lease may be over.
-    pub(super) fn is_out_of_touch(&self) -> bool {
-        self.state().good_until <= Instant::now()
+    fn is_out_of_touch(&self) -> bool {
+        self.lasts().is_zero()
     }
 
-    /// Comes when it is.
+    /// How long the lease surely holds, less the margin.
+    fn lasts(&self) -> Duration {
+        self.state()
+            .good_until
+            .saturating_duration_since(Instant::now())
+    }
+
+    /// Comes when it is so.
     ///
     /// # Cancel safety
     /// Safe: it holds nothing.
@@ -84,7 +105,7 @@ impl Hold {
     /// The server answered that the lease holds, to a call that was sent then.
     fn renewed(&self, sent: Instant, term: Duration, is_cancelled: bool) {
         let mut state = self.state();
-        state.good_until = state.good_until.max(good_until(sent, term));
+        state.good_until = state.good_until.max(sent + term - self.margin);
         drop(state);
         if is_cancelled {
             self.stop(Cause::Cancel);
@@ -115,17 +136,30 @@ impl Holds {
 
     /// Takes up a lease that began then, or later.
     pub(super) fn take(&self, token: String, since: Instant) -> Arc<Hold> {
+        let margin = MARGIN.min(self.term / 5);
         let hold = Arc::new(Hold {
             token: token.clone(),
             state: Mutex::new(State {
-                good_until: good_until(since, self.term),
+                good_until: since + self.term - margin,
                 cause: None,
             }),
+            margin,
+            grace: Grace::new(Duration::MAX),
             stop: CancellationToken::new(),
             lost: CancellationToken::new(),
         });
         self.by_token().insert(token, Arc::clone(&hold));
         hold
+    }
+
+    /// Whether it lasts until it is renewed for the first time.
+    pub(super) fn is_good(&self, hold: &Hold) -> bool {
+        hold.lasts() > self.beat()
+    }
+
+    /// How long after one renewal the next one is due.
+    fn beat(&self) -> Duration {
+        self.term / RENEWALS_A_TERM
     }
 
     /// Renews it no more.
@@ -140,7 +174,7 @@ impl Holds {
 
     /// Renews all leases, and hears which are lost and which jobs are to stop. Never ends.
     pub(super) async fn keep(&self, link: &Link) {
-        let beat = self.term / RENEWALS_A_TERM;
+        let beat = self.beat();
         let mut failures = 0;
         let mut pause = beat;
         loop {
@@ -219,10 +253,6 @@ impl Holds {
         // Nothing that holds it can panic half-way.
         self.by_token.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn good_until(sent: Instant, term: Duration) -> Instant {
-    sent + term - MARGIN.min(term / 5)
 }
 
 #[cfg(test)]

@@ -176,7 +176,7 @@ impl Worker {
     ///
     /// # Errors
     /// [`ClientError::Refused`] where the server refuses to give work at all: `INVALID_FIELD` (no type, a name that is
-    /// none, …). What runs then is drained first. [`ClientError::Endpoint`] where the system gives no threads.
+    /// none, …). What runs then is drained first. [`ClientError::System`] where the system gives no threads.
     ///
     /// # Cancel safety
     /// Dropping the future stops what runs at once; its jobs are taken up again when their leases end.
@@ -191,8 +191,7 @@ impl Worker {
         } = self;
         request.types = executors.keys().map(Name::to_string).collect();
         request.lease = Some(to_proto_duration(lease));
-        let quarters = Quarters::new(concurrency).map_err(|error| ClientError::Endpoint {
-            endpoint: request.worker_id.clone(),
+        let quarters = Quarters::new(concurrency).map_err(|error| ClientError::System {
             message: error.to_string(),
         })?;
         let crew = Crew {
@@ -261,7 +260,8 @@ impl Work {
         let waited = answer.waited.and_then(|waited| waited.try_into().ok());
         Self {
             jobs: answer.leased_jobs,
-            since: sent + waited.unwrap_or(Duration::ZERO),
+            // Where this machine slept meanwhile, its clock did as well.
+            since: (sent + waited.unwrap_or(Duration::ZERO)).min(Instant::now()),
             drain: answer.drain,
         }
     }
@@ -359,7 +359,7 @@ impl Shift {
             let token = std::mem::take(&mut leased.lease_token);
             let hold = self.crew.holds.take(token, work.since);
             let crew = Arc::clone(&self.crew);
-            match places.split(1).filter(|_| !hold.is_out_of_touch()) {
+            match places.split(1).filter(|_| self.crew.holds.is_good(&hold)) {
                 Some(place) => self.attempts.spawn(attempt::run(crew, leased, hold, place)),
                 // More than were asked for; or its answer was on its way for so long that somebody else may be at it.
                 None => self.attempts.spawn(attempt::hand_back(crew, hold)),

@@ -190,7 +190,7 @@ impl Drop for Presence {
 /// Comes when the grace after the stop has passed.
 async fn expired(stop: &CancellationToken, grace: &Grace) {
     stop.cancelled().await;
-    tokio::time::sleep(grace.get()).await;
+    grace.passed(std::time::Duration::ZERO).await;
 }
 
 /// What an ended handler means for its job.

@@ -7,6 +7,7 @@ mod life;
 mod protocol;
 mod relay;
 mod runtime;
+mod runtime_ends;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -18,12 +18,12 @@ use super::*;
 const LEASE: Duration = Duration::from_secs(5);
 
 /// A worker at work, in a task of its own.
-struct Working {
-    shutdown: CancellationToken,
-    running: JoinHandle<Result<(), ClientError>>,
+pub(super) struct Working {
+    pub(super) shutdown: CancellationToken,
+    pub(super) running: JoinHandle<Result<(), ClientError>>,
 }
 
-async fn worker_at(address: &str) -> Worker {
+pub(super) async fn worker_at(address: &str) -> Worker {
     let settings = Settings {
         backoff: Backoff {
             max: Duration::from_millis(500),
@@ -35,14 +35,14 @@ async fn worker_at(address: &str) -> Worker {
     Worker::new(&client.expect("the server accepts")).lease(LEASE)
 }
 
-fn begin(worker: Worker) -> Working {
+pub(super) fn begin(worker: Worker) -> Working {
     let shutdown = CancellationToken::new();
     let running = tokio::spawn(worker.run(shutdown.clone().cancelled_owned()));
     Working { shutdown, running }
 }
 
 impl Working {
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.shutdown.cancel();
         let ended = soon(self.running).await.expect("no panic");
         ended.expect("a good end");

@@ -348,7 +348,7 @@ class Worker:
         for attempt, standing in zip(attempts, answer.leases):
             if standing.lost:
                 attempt.lost.set()
-            else:
+            elif standing.HasField("lease_expire_time"):  # Without one, the server cannot say how it stands.
                 attempt.hear(standing, sent)
 
 
