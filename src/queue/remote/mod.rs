@@ -123,8 +123,9 @@ impl JobQueue {
             term,
             wait,
         } = request;
-        let _waits = self.shared.waiters.enter(&tenant)?;
         self.remember_types(&tenant, &types).await?;
+        // From here on: whoever sees it wait may submit what it waits for.
+        let _waits = self.shared.waiters.enter(&tenant)?;
         let (reply, answer) = oneshot::channel();
         let poll = Poll {
             wanted: Wanted {
@@ -161,7 +162,7 @@ impl JobQueue {
         })
     }
 
-    /// Workers of other programs that wait for work now.
+    /// Workers of other programs that wait for work now: jobs of their types are taken.
     pub fn waiting_workers(&self) -> usize {
         self.shared.waiters.all()
     }

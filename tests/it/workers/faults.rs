@@ -1,6 +1,9 @@
 //! Workers and a server that cannot hear them: damaged rows, a full disk, a process that stood still, callers that
 //! went away. What is no worker's fault costs no worker its lease, and no job an attempt.
 
+use std::pin::pin;
+
+use futures_util::future::poll_immediate;
 use pacenote::config::TypeSettings;
 use pacenote::error::{Error, Limit};
 use pacenote::job::limits::{
@@ -446,5 +449,29 @@ async fn workers_that_wait_are_bounded_by_tenant() {
     assert!(gone.expect_err("it waits for ever").is_cancelled());
     ask("default").await.expect("one has gone");
     waiting.shutdown().await;
+    queue.close().await;
+}
+
+/// Goal: a worker that waits is one for whose types jobs are taken. Method: a type that nobody leased for before, and
+/// a look while it is being remembered.
+#[tokio::test]
+async fn a_worker_waits_once_its_types_are_known() {
+    let (dir, clock) = (folder(), OwnedClock::new(1));
+    let queue = life_time::open(dir.path(), &clock, TypeSettings::default()).await;
+    let request = WorkRequest {
+        types: vec![Name::of("new")],
+        wait: Duration::from_secs(300),
+        ..work_request(1, TERM)
+    };
+    let mut leasing = pin!(queue.lease(request, |_| true));
+    assert!(poll_immediate(&mut leasing).await.is_none());
+    assert_eq!(queue.waiting_workers(), 0, "its type is not known yet");
+    let submitted = async {
+        eventually("it waits", || queue.waiting_workers() == 1).await;
+        queue.submit(Submission::new("new", None)).await
+    };
+    let (work, submitted) = soon(async { tokio::join!(leasing, submitted) }).await;
+    submitted.expect("its type is known");
+    assert_eq!(work.expect("a good request").jobs.len(), 1);
     queue.close().await;
 }
