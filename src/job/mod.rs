@@ -372,6 +372,13 @@ impl Payloads {
         let bytes = all.map(|payload| payload.as_ref().map_or(0, |p| p.as_bytes().len()));
         bytes.iter().sum()
     }
+
+    /// How large they are together in a message: of JSON several times its text. Bytes.
+    pub fn encoded_len(&self) -> usize {
+        let all = [&self.input, &self.result, &self.checkpoint];
+        let bytes = all.map(|payload| payload.as_ref().map_or(0, Payload::encoded_len));
+        bytes.iter().sum()
+    }
 }
 
 /// A job to be: checked, with every default filled in.

@@ -66,9 +66,9 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
-    /// About how large it is for whoever claims it.
-    fn bytes(&self) -> usize {
-        let payloads = self.payloads.as_ref().map_or(0, Payloads::bytes);
+    /// About how large it is in the answer to whoever claims it.
+    fn encoded_len(&self) -> usize {
+        let payloads = self.payloads.as_ref().map_or(0, Payloads::encoded_len);
         payloads + CLAIMED_BYTES
     }
 }
@@ -334,11 +334,19 @@ impl Planner<'_> {
                 continue;
             };
             // What does not go into the answer of one goes to the next.
-            let bytes = candidate.bytes();
+            let mut bytes = 0;
             while let Some((claimant, _)) = of_lane.front()
-                && self.is_full(*claimant, given.get(claimant), bytes)
+                && self.is_remote(*claimant)
             {
-                of_lane.pop_front();
+                // Counted once, and not for the pool, which takes whatever it is: JSON has to be read for it.
+                if bytes == 0 {
+                    bytes = candidate.encoded_len();
+                }
+                // The first job always goes.
+                match given.get(claimant) {
+                    Some(given) if given + bytes > PAGE_BYTES_MAX => of_lane.pop_front(),
+                    Some(_) | None => break,
+                };
             }
             let Some((claimant, left)) = of_lane.front_mut() else {
                 continue;
@@ -380,12 +388,10 @@ impl Planner<'_> {
         }
     }
 
-    /// Whether a claimant that is another program has no room in its answer for so many bytes more; the first
-    /// job always goes.
-    fn is_full(&self, claimant: usize, given: Option<&usize>, bytes: usize) -> bool {
+    /// Whether a claimant is another program, whose answer has a bound.
+    fn is_remote(&self, claimant: usize) -> bool {
         let terms = self.claimants.get(&claimant);
-        let is_remote = terms.is_some_and(|terms| terms.term.is_some());
-        is_remote && given.is_some_and(|given| given + bytes > PAGE_BYTES_MAX)
+        terms.is_some_and(|terms| terms.term.is_some())
     }
 
     /// Claims a job. Answers whether it did.

@@ -1,5 +1,7 @@
 //! What a worker may say: each bound, and one past it.
 
+use pacenote::client::request;
+
 use super::*;
 
 /// Goal: an answer goes into a message that every client takes; what does not go into it waits for the next
@@ -33,6 +35,39 @@ async fn an_answer_has_no_more_jobs_than_go_into_it() {
         let job = one.job.as_ref().expect("a job");
         assert_eq!((job.attempt, job.attempts_charged), (1, 0));
     }
+    scene.stop().await;
+}
+
+/// Goal: JSON that does not go into an answer is not claimed for it: nothing is claimed and handed back. Method:
+/// arrays of numbers, which are six times as large in a message as they are as text.
+#[tokio::test]
+async fn json_that_does_not_go_into_an_answer_is_not_claimed_for_it() {
+    const JOBS: i32 = 12;
+    let dir = folder();
+    let scene = Scene::on(&dir).await;
+    for _ in 0..JOBS {
+        let submit = request("work", &vec![1; 60_000]).expect("JSON");
+        scene.server.submit(submit).await;
+    }
+    let mut leased: Vec<pb::LeasedJob> = Vec::new();
+    while leased.len() < JOBS as usize {
+        leased.extend(scene.lease(lease_request(JOBS)).await);
+        // Whatever is claimed runs, until it is handed back in a later commit.
+        let list = pb::ListRequest {
+            states: vec![State::Running.into()],
+            page_size: 100,
+            ..pb::ListRequest::default()
+        };
+        let running = scene.server.client.clone().list(list).await;
+        assert_eq!(
+            running.expect("a page").into_inner().jobs.len(),
+            leased.len()
+        );
+    }
+    let attempts = leased
+        .iter()
+        .map(|one| one.job.as_ref().expect("a job").attempt);
+    assert_eq!(attempts.max(), Some(1));
     scene.stop().await;
 }
 
