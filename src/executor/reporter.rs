@@ -101,7 +101,7 @@ impl Reporter {
     /// Adds a line for people, with fields. Messages beyond 16 KiB are cut.
     ///
     /// # Errors
-    /// Where the fields are larger than 16 KiB as JSON, or the attempt is over.
+    /// Where the fields are larger than 16 KiB as JSON or nest deeper than 30, or the attempt is over.
     pub async fn log_line(&self, mut line: LogLine) -> Result<(), ReportError> {
         truncate(&mut line.message, DETAIL_BYTES_MAX);
         let fields = line

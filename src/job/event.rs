@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::job::JobState;
-use crate::job::limits::{DETAIL_BYTES_MAX, DURATION_MAX, ERROR_METADATA_MAX, STRING_BYTES_MAX};
-use crate::job::payload::Payload;
+use crate::job::limits::{
+    DETAIL_BYTES_MAX, DURATION_MAX, ERROR_METADATA_MAX, JSON_DEPTH_MAX, STRING_BYTES_MAX,
+};
+use crate::job::payload::{Payload, depth};
 use crate::job::progress::Progress;
 use crate::job::time::Timestamp;
 
@@ -130,7 +132,7 @@ pub struct LogLine {
     pub level: LogLevel,
     /// At most 16 KiB; longer ones are cut.
     pub message: String,
-    /// More, by name. At most 16 KiB as JSON.
+    /// More, by name. At most 16 KiB as JSON, each nested at most 30 deep.
     pub fields: serde_json::Map<String, serde_json::Value>,
 }
 
@@ -157,7 +159,7 @@ impl LogLine {
     /// How many bytes its fields are as JSON.
     ///
     /// # Errors
-    /// A sentence that names the bound.
+    /// A sentence that names the bound, of their size or their nesting.
     pub fn check_fields(&self) -> Result<usize, String> {
         if self.fields.is_empty() {
             return Ok(0);
@@ -167,6 +169,13 @@ impl LogLine {
         if bytes > DETAIL_BYTES_MAX {
             return Err(format!(
                 "are {bytes} bytes as JSON; at most {DETAIL_BYTES_MAX} are accepted"
+            ));
+        }
+        // Deeper ones could be stored, and never be sent.
+        let depth = self.fields.values().map(depth).max().unwrap_or(0);
+        if depth > JSON_DEPTH_MAX {
+            return Err(format!(
+                "nest {depth} deep; at most {JSON_DEPTH_MAX} are accepted"
             ));
         }
         Ok(bytes)

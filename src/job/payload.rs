@@ -186,7 +186,7 @@ impl Payload {
 }
 
 /// Nesting: a scalar is 0, an array or object one more than what is in it.
-fn depth(value: &serde_json::Value) -> usize {
+pub(super) fn depth(value: &serde_json::Value) -> usize {
     match value {
         serde_json::Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
         serde_json::Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),

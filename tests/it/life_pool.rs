@@ -4,9 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, join_all};
+use pacenote::client::request;
 use pacenote::executor::handler::{Context, HandlerError, HandlerExecutor};
 use pacenote::executor::{Attempt, Executor};
 use pacenote::job::Outcome;
+use pacenote::job::event::{LogLevel, LogLine};
+use pacenote::job::limits::JSON_DEPTH_MAX;
 use pacenote::job::payload::Payload;
 use pacenote::pb;
 use pacenote::pb::job::State;
@@ -299,6 +302,46 @@ async fn an_integer_that_json_cannot_hold_fails_the_job_instead_of_changing() {
         if let Some(error) = end.error {
             assert_eq!(error.reason, "RESULT_INVALID");
             assert!(error.message.contains("9007199254740993"), "{error:?}");
+        }
+    }
+    server.stop().await.expect("a clean end");
+}
+
+/// Goal: fields of a log line nest as deeply as JSON may, and no deeper: each line that is stored can be read.
+#[tokio::test]
+async fn log_fields_nest_as_deeply_as_json_may() {
+    let dir = folder();
+    let handler = HandlerExecutor::new(async |context: Context, depth: usize| {
+        let deep = (0..depth).fold(json!(1), |inner, _| json!({ "k": inner }));
+        let mut line = LogLine::new(LogLevel::Info, "deep");
+        line.fields.insert("deep".to_owned(), deep);
+        let told = context.reporter().log_line(line).await;
+        Ok(told.map_or_else(|error| error.to_string(), |()| "stored".to_owned()))
+    });
+    let server = Setup::on(dir.path())
+        .job_type("work", handler)
+        .start()
+        .await;
+    for depth in [JSON_DEPTH_MAX, JSON_DEPTH_MAX + 1, 2 * JSON_DEPTH_MAX] {
+        let submit = request("work", &depth).expect("JSON");
+        let job_id = server.submit(submit).await.job_id;
+        let job = server.end_of(&job_id).await;
+        let result = wire::from_payload(job.result.clone().expect("a result"));
+        let told = result
+            .expect("JSON")
+            .expect("JSON")
+            .to_json()
+            .expect("JSON");
+        let log = server.log(&job_id).await;
+        let is_line =
+            |event: &pb::JobEvent| matches!(event.event, Some(pb::job_event::Event::Log(_)));
+        let lines = log.iter().filter(|event| is_line(event)).count();
+        let told = told.as_str().expect("a text");
+        if depth > JSON_DEPTH_MAX {
+            assert!(told.contains("nest") && told.contains("30"), "{told}");
+            assert_eq!(lines, 0);
+        } else {
+            assert_eq!((told, lines), ("stored", 1));
         }
     }
     server.stop().await.expect("a clean end");
