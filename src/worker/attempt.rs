@@ -67,8 +67,9 @@ pub(super) async fn run(
         limits: Limits::of(&job, &queue),
     };
     tracing::debug!(job = %job.key.id, attempt = job.attempt, "attempt begins");
-    // In a task of its own: storing what it tells must not hold it up.
-    let work = tokio::spawn(executor.run(attempt));
+    // In a task of its own: storing what it tells must not hold it up. Called there, because it may panic before
+    // there is a future.
+    let work = tokio::spawn(async move { executor.run(attempt).await });
     let told_of = running.lease.clone();
     let ended = running.until_end(work).await;
     places.give_back(&job.spec.job_type);

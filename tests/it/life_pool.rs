@@ -307,6 +307,36 @@ async fn an_integer_that_json_cannot_hold_fails_the_job_instead_of_changing() {
     server.stop().await.expect("a clean end");
 }
 
+/// Goal: an executor that panics before there is a future of it ends its attempt, and gives its place back.
+#[tokio::test]
+async fn an_executor_that_panics_at_once_ends_its_attempt() {
+    struct Panics;
+    impl Executor for Panics {
+        fn run(&self, _: Attempt) -> BoxFuture<'static, Outcome> {
+            panic!("the executor has no paper")
+        }
+    }
+    let dir = folder();
+    let setup = Setup::on(dir.path()).config(|config| config.workers = 1);
+    let server = setup.job_type("work", Panics).start().await;
+    for _ in 0..2 {
+        let mut submit = submit_request("work");
+        submit.retry_policy = Some(pb::RetryPolicy {
+            max_attempts: 1,
+            ..pb::RetryPolicy::default()
+        });
+        let job_id = server.submit(submit).await.job_id;
+        let job = server.end_of(&job_id).await;
+        let error = job.error.clone().expect("why it failed");
+        assert_eq!(
+            (job.state(), error.reason.as_str()),
+            (State::Failed, "PANIC")
+        );
+        assert!(error.message.contains("no paper"), "{error:?}");
+    }
+    server.stop().await.expect("a clean end");
+}
+
 /// Goal: fields of a log line nest as deeply as JSON may, and no deeper: each line that is stored can be read.
 #[tokio::test]
 async fn log_fields_nest_as_deeply_as_json_may() {
