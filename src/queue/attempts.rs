@@ -33,6 +33,7 @@ pub enum StopCause {
 pub struct StopSignal {
     token: CancellationToken,
     cause: Arc<OnceLock<StopCause>>,
+    over: CancellationToken,
 }
 
 impl StopSignal {
@@ -51,6 +52,11 @@ impl StopSignal {
     /// Tripped when it is told to stop.
     pub fn token(&self) -> &CancellationToken {
         &self.token
+    }
+
+    /// Tripped when the attempt is over, for whatever cause it was told to stop before.
+    pub(super) fn over(&self) -> &CancellationToken {
+        &self.over
     }
 }
 
@@ -86,9 +92,16 @@ impl State {
 
     /// An attempt is over.
     fn end(&mut self, key: &JobKey, now: Timestamp) {
-        let Some(Live { lane, began_at, .. }) = self.live.remove(key) else {
+        let Some(live) = self.live.remove(key) else {
             return;
         };
+        let Live {
+            stop,
+            lane,
+            began_at,
+            ..
+        } = live;
+        stop.over.cancel();
         let took = now.since(began_at);
         match self.means.get_mut(&lane.job_type) {
             Some(mean) => mean.add(took, now),

@@ -33,7 +33,9 @@ async fn end_in_time(queue: JobQueue, job: Arc<Job>, stop: StopSignal) {
         key: job.key.clone(),
         attempt: job.attempt,
     };
-    let Some(outcome) = overdue(&queue, &job, &lease, &stop).await else {
+    // It only waits: whatever it waits for, there is nothing to end once the attempt is over.
+    let overdue = overdue(&queue, &job, &lease, &stop);
+    let Some(outcome) = stop.over().run_until_cancelled(overdue).await.flatten() else {
         return;
     };
     tracing::info!(job = %job.key.id, attempt = job.attempt, "a worker did not end its attempt in time");

@@ -322,3 +322,31 @@ fn progress(token: &str, fraction: f64) -> pb::ReportRequest {
         ..heartbeat(token)
     }
 }
+
+/// Goal: nothing is left of an attempt that was cancelled and is over, whatever grace it had.
+#[tokio::test]
+async fn cancelled_attempts_that_are_over_leave_nothing_behind() {
+    let dir = folder();
+    let scene = Scene::on(&dir).await;
+    let round = async || {
+        let mut submit = submit_request("work");
+        submit.timeouts = Some(pb::Timeouts {
+            cancel_grace: Some(seconds(24 * 3_600)),
+            ..pb::Timeouts::default()
+        });
+        let job_id = scene.server.submit(submit).await.job_id;
+        let leased = scene.lease_one().await;
+        scene.server.cancel(&job_id).await;
+        let ended = scene.finish(&leased.lease_token, Outcome::Cancelled(pb::Cancelled {}));
+        assert_eq!(ended.await.expect("its end").state(), State::Cancelled);
+    };
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let before = metrics.num_alive_tasks();
+    for _ in 0..50 {
+        round().await;
+    }
+    // Some belong to connections.
+    let all_over = || metrics.num_alive_tasks() < before + 10;
+    eventually("what watches over them ends", all_over).await;
+    scene.stop().await;
+}
