@@ -232,7 +232,7 @@ impl Writer {
             }
             next = self.requests.try_recv().ok();
         }
-        self.gate.flush_due(now, &mut batch.entries);
+        self.gate.end_group(now, &mut batch.entries);
         Some(batch)
     }
 

@@ -6,7 +6,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use crate::job::limits::LEASE_HEARTBEAT;
@@ -29,6 +29,8 @@ const FAILED_HOLD: Duration = Duration::from_millis(500);
 pub(super) struct ProgressGate {
     jobs: HashMap<JobKey, Held>,
     due: BTreeSet<(Timestamp, JobKey)>,
+    /// Whose attempts may end in the group that is being made.
+    ending: HashSet<JobKey>,
 }
 
 #[derive(Debug)]
@@ -90,6 +92,9 @@ impl ProgressGate {
             Entry::Change { key, change } => {
                 if let Some(flushed) = self.flush(&key, now) {
                     out.push((flushed, None));
+                }
+                if matches!(change, Change::Finish { .. } | Change::Lose { .. }) {
+                    self.ending.insert(key.clone());
                 }
                 out.push((Entry::Change { key, change }, slot));
             }
@@ -162,10 +167,11 @@ impl ProgressGate {
         number > 0 && held.is_some_and(|held| number <= held.reported)
     }
 
-    /// Whether it is the attempt that holds the lease, as of the last commit.
+    /// Whether it is the attempt that holds the lease, as of the last commit; not behind what may end it in
+    /// this group: the job itself has to say whether it did.
     fn holds_lease(&self, key: &JobKey, attempt: u32) -> bool {
         let held = self.jobs.get(key);
-        held.is_some_and(|held| held.attempt == attempt)
+        held.is_some_and(|held| held.attempt == attempt) && !self.ending.contains(key)
     }
 
     /// Whether a report that is held back whole has to go all the same, as a heartbeat: an interval may
@@ -175,8 +181,9 @@ impl ProgressGate {
         held.is_some_and(|held| lease_until.since(held.renewed_until) >= held.renew_after)
     }
 
-    /// Adds what is due to the end of a group.
-    pub(super) fn flush_due(&mut self, now: Timestamp, out: &mut Vec<Addressed>) {
+    /// Ends a group, with what is due.
+    pub(super) fn end_group(&mut self, now: Timestamp, out: &mut Vec<Addressed>) {
+        self.ending.clear();
         while let Some((due_at, key)) = self.due.first().cloned() {
             if due_at > now {
                 break;

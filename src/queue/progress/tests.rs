@@ -83,7 +83,7 @@ impl Bench {
         for (slot, entry) in entries.into_iter().enumerate() {
             self.gate.admit(entry, Some(slot), at(now), &mut out);
         }
-        self.gate.flush_due(at(now), &mut out);
+        self.gate.end_group(at(now), &mut out);
         out
     }
 }
@@ -391,4 +391,25 @@ fn a_job_that_ends_leaves_nothing_behind() {
     bench.job.apply(finish(1), at(3)).expect("it runs");
     bench.gate.committed(&bench.job);
     assert!(bench.gate.jobs.is_empty() && bench.gate.due.is_empty());
+}
+
+#[test]
+fn what_comes_behind_an_end_in_its_group_is_for_the_job_to_judge() {
+    let mut bench = Bench::new(INTERVAL);
+    let first = bench.report(0, vec![progress(1)]);
+    bench.group(0, vec![first]);
+    let held = bench.report(1, vec![progress(2)]);
+    assert!(bench.group_entries(1, vec![held]).is_empty());
+    let late = bench.report(2, vec![progress(3)]);
+    let out = bench.group_entries(2, vec![bench.change(finish(1)), late]);
+    assert_eq!(out.len(), 3, "what was held, the end, and what is late");
+    // The commit fails: the attempt lives, and its progress is merged as before.
+    for (entry, slot) in out {
+        if slot.is_none() {
+            bench.gate.take_back(entry, at(2));
+        }
+    }
+    let next = bench.report(3, vec![progress(4)]);
+    assert!(bench.group_entries(3, vec![next]).is_empty());
+    assert_eq!(bench.group(503, vec![]), ["4%"]);
 }

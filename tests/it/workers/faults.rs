@@ -5,14 +5,16 @@ use std::pin::pin;
 
 use futures_util::future::poll_immediate;
 use pacenote::config::TypeSettings;
-use pacenote::error::{Error, Limit};
+use pacenote::error::{Error, Limit, Precondition};
+use pacenote::job::event::JobError;
 use pacenote::job::limits::{
     LOG_BYTES_DEFAULT, WAITING_DEFAULT, WATCHERS_DEFAULT, WORKERS_WAITING_MAX,
 };
 use pacenote::job::name::JobKey;
+use pacenote::job::progress::Progress;
 use pacenote::job::time::SystemClock;
-use pacenote::job::{Job, JobState};
-use pacenote::queue::{JobQueue, KnownType, LeasedJob, Places, QueueSettings};
+use pacenote::job::{Job, JobState, Outcome, Report};
+use pacenote::queue::{JobQueue, KnownType, Lease, LeasedJob, Places, QueueSettings};
 use pacenote::store::{StoreError, View};
 use tokio::task::JoinSet;
 
@@ -473,5 +475,42 @@ async fn a_worker_waits_once_its_types_are_known() {
     let (work, submitted) = soon(async { tokio::join!(leasing, submitted) }).await;
     submitted.expect("its type is known");
     assert_eq!(work.expect("a good request").jobs.len(), 1);
+    queue.close().await;
+}
+
+/// Goal: a word that comes behind the end of its attempt is refused, also in the group that ends it, where it is
+/// progress alone. Method: commits are held back until both wait for the same group.
+#[tokio::test]
+async fn progress_behind_the_end_in_its_group_is_refused() {
+    let dir = folder();
+    let store = Faulty::open(dir.path()).await;
+    let clock = Arc::new(SystemClock::new());
+    let queue = open(&store, clock, TypeSettings::default()).await;
+    let leased = held(&queue, 1, TERM).await.remove(0);
+    let lease = Lease {
+        key: key_of(&leased).clone(),
+        attempt: leased.snapshot.job.attempt,
+    };
+    let commits = store.hold_commits().await;
+    let mut earlier = pin!(queue.submit(Submission::new("work", None)));
+    assert!(poll_immediate(&mut earlier).await.is_none());
+    store.commit_held().await;
+    // As the server does where its worker does not.
+    let error = JobError::retryable("RUN_TIMEOUT", "too long");
+    let mut finish = pin!(queue.finish(&lease, Vec::new(), Outcome::Failed(error)));
+    assert!(poll_immediate(&mut finish).await.is_none());
+    let tenant = default_tenant();
+    let progress = vec![Report::Progress(Progress::fraction(0.5))];
+    let mut report = pin!(queue.report_as(&tenant, &leased.token, 1, progress));
+    assert!(poll_immediate(&mut report).await.is_none());
+    drop(commits);
+    soon(earlier).await.expect("stored");
+    let job = soon(finish).await.expect("it ends");
+    assert!(!job.state.is_leased());
+    let told = soon(report).await;
+    assert!(
+        matches!(told, Err(Error::Precondition(Precondition::StaleLease))),
+        "{told:?}"
+    );
     queue.close().await;
 }
