@@ -1,5 +1,5 @@
-//! Does jobs of the type `greet` for a server elsewhere: `cargo run --example worker [HOST:PORT]`. It needs the feature `client`
-//! alone.
+//! Does jobs of the type `greet` for a server elsewhere: `cargo run --example worker [HOST:PORT]`. It needs the
+//! feature `client` alone.
 
 use std::time::Duration;
 

@@ -116,7 +116,8 @@ pub const LEASE_HEARTBEAT: Duration = Duration::from_secs(5);
 pub const LEASE_TERMS: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(300);
 /// Jobs that one call leases, events that one call reports, and leases that one call extends.
 pub const LEASED_MAX: usize = 1_000;
-/// Calls for work of one tenant that may wait. Chosen: as many as watches; each is looked at in each round of the writer.
+/// Calls for work of one tenant that may wait. Chosen: as many as watches; each is looked at in each round of
+/// the writer.
 pub const WORKERS_WAITING_MAX: usize = 10_000;
 /// Job types that are known because a worker leased for them, with those that are paused. Chosen: they are
 /// kept in memory.

@@ -1,7 +1,8 @@
 //! What clients carry for us and bring back, tokens and cursors: sealed, so that what was not made here, or was made
 //! for something else, is told from what was.
 //!
-//! A sealed text is a tag and the body that it vouches for, in base64. It is not encrypted: whoever carries it can read it.
+//! A sealed text is a tag and the body that it vouches for, in base64. It is not encrypted: whoever carries it
+//! can read it.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -26,8 +26,8 @@ use crate::wire::{self, reports};
 
 /// Reports that are taken in one go, and events of one call. The server takes up to 1,000.
 const REPORTS_MAX: usize = 512;
-/// How large a call may be that has more than one event; a larger event travels alone. Chosen: as a watch's batches, so that a slow line
-/// passes one within its deadline.
+/// How large a call may be that has more than one event; a larger event travels alone. Chosen: as a watch's
+/// batches, so that a slow line passes one within its deadline.
 const REPORT_BYTES_MAX: usize = 256 << 10;
 
 /// How long a handler has to stop whose report was refused. Chosen: as long as in a drain.

@@ -28,7 +28,8 @@ pub(super) enum Cause {
     Drain,
     /// Somebody asked the job to stop.
     Cancel,
-    /// Nobody answered for so long that the lease may be over. What came of the attempt may still be told: the server decides.
+    /// Nobody answered for so long that the lease may be over. What came of the attempt may still be told: the
+    /// server decides.
     OutOfTouch,
     /// The lease is lost: nothing is told any more.
     Lost,

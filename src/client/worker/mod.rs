@@ -1,11 +1,11 @@
 //! A worker for a server elsewhere: leases jobs, runs a Rust function for each, keeps the leases and tells
 //! how it goes.
 //!
-//! It promises that what a handler tells is stored once and in order, however often the connection breaks or the server
-//! is started again; that a handler is told to stop before its job can go to somebody else; and that nothing is
-//! told of a job that has. Handlers are those of the server's own pool
-//! ([`HandlerExecutor`](crate::executor::handler::HandlerExecutor)): the same function serves there and here. Execution is at least once: the job id is
-//! the key for side effects.
+//! It promises that what a handler tells is stored once and in order, however often the connection breaks or
+//! the server is started again; that a handler is told to stop before its job can go to somebody else; and that
+//! nothing is told of a job that has. Handlers are those of the server's own pool
+//! ([`HandlerExecutor`](crate::executor::handler::HandlerExecutor)): the same function serves there and here.
+//! Execution is at least once: the job id is the key for side effects.
 //!
 //! ```no_run
 //! use pacenote::client::Client;
@@ -156,16 +156,16 @@ impl Worker {
         self
     }
 
-    /// How long a job stays with a worker that fell silent: 5 s to 5 min, others become the nearest. Default 15 s. It is
-    /// renewed after a third of that. A handler is told to stop two seconds before the end of a lease that could not be renewed, or a fifth
-    /// of the term, whichever is less.
+    /// How long a job stays with a worker that fell silent: 5 s to 5 min, others become the nearest. Default 15
+    /// s. It is renewed after a third of that. A handler is told to stop two seconds before the end of a lease
+    /// that could not be renewed, or a fifth of the term, whichever is less.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease.clamp(*LEASE_TERMS.start(), *LEASE_TERMS.end());
         self
     }
 
-    /// What runs has so long to end once the worker is told to stop; after that it is told to, and what does not end within
-    /// 3 s is handed back, charged nothing. Default 20 s.
+    /// What runs has so long to end once the worker is told to stop; after that it is told to, and what does
+    /// not end within 3 s is handed back, charged nothing. Default 20 s.
     pub fn drain_timeout(mut self, drain_timeout: Duration) -> Self {
         self.drain_timeout = drain_timeout;
         self
@@ -175,8 +175,9 @@ impl Worker {
     /// for, however long.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] where the server refuses to give work at all: `INVALID_FIELD` (no type, a name that is
-    /// none, …). What runs then is drained first. [`ClientError::System`] where the system gives no threads.
+    /// [`ClientError::Refused`] where the server refuses to give work at all: `INVALID_FIELD` (no type, a name
+    /// that is none, …). What runs then is drained first. [`ClientError::System`] where the system gives no
+    /// threads.
     ///
     /// # Cancel safety
     /// Dropping the future stops what runs at once; its jobs are taken up again when their leases end.
