@@ -4,8 +4,8 @@
 //! It promises that what a handler tells is stored once and in order, however often the connection breaks or
 //! the server is started again; that a handler is told to stop before its job can go to somebody else; and that
 //! nothing is told of a job that has. Handlers are those of the server's own pool
-//! ([`HandlerExecutor`](crate::executor::handler::HandlerExecutor)): the same function serves there and here.
-//! Execution is at least once: the job id is the key for side effects.
+//! ([`HandlerExecutor`]): the same function serves there and here. Execution is at least once: the job id is the
+//! key for side effects.
 //!
 //! ```no_run
 //! use pacenote::client::Client;
