@@ -17,7 +17,7 @@ use crate::harness::{
     Puppets, Setup, TestServer, folder, reason_of, soon, submit_request, watch_request,
 };
 use crate::life::key;
-use crate::workers::Scene;
+use crate::workers::{Scene, id_of};
 
 fn page() -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/errors.md");
@@ -164,6 +164,8 @@ async fn from_a_worker(reached: &mut Reached) {
     ended.expect("its end");
     let late = scene.finish(token, Told::Cancelled(pb::Cancelled {})).await;
     reached.add(&late.expect_err("the lease is gone"));
+    // Who waits for work must not get it.
+    scene.server.cancel(&id_of(&leased)).await;
     reached.add(&scene.one_worker_too_many().await);
     scene.stop().await;
 }

@@ -184,7 +184,7 @@ fn outputs(log: &[pb::JobEvent]) -> Vec<(i64, String)> {
     log.iter().filter_map(output).collect()
 }
 
-fn id_of(leased: &pb::LeasedJob) -> String {
+pub(crate) fn id_of(leased: &pb::LeasedJob) -> String {
     leased.job.clone().expect("a job").job_id
 }
 
