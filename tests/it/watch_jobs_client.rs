@@ -7,7 +7,8 @@ use pacenote::client::Client;
 use pacenote::job::Outcome;
 use pacenote::job::event::JobError;
 use pacenote::pb::job::State;
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
 
 use crate::harness::{TestServer, binary, folder, soon};
 use crate::watch_jobs::begin;
@@ -38,15 +39,23 @@ async fn a_thousand_jobs_are_collected_as_they_finish_as_the_readme_shows_it() {
     assert!(readme.contains(&shown), "the README shows it as it is");
 }
 
-/// The command line, with what it says and how it exits.
-async fn watch(server: &TestServer, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let command = Command::new(binary())
+/// The command line, as it runs.
+fn watching(server: &TestServer, arguments: &[&str]) -> Child {
+    Command::new(binary())
         .args(["watch", "--server", &server.address])
         .args(arguments)
         .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .kill_on_drop(true)
-        .output();
-    let output = soon(command).await.expect("the binary is there");
+        .spawn()
+        .expect("the binary is there")
+}
+
+/// The command line, with what it says and how it exits.
+async fn watch(server: &TestServer, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = soon(watching(server, arguments).wait_with_output()).await;
+    let output = output.expect("it ends");
     let text = |bytes| String::from_utf8(bytes).expect("text");
     (
         output.status.code(),
@@ -63,14 +72,20 @@ async fn the_command_line_watches_many_jobs_and_exits_by_the_worst_of_them() {
     let (bad, second) = begin(&server, &puppets, "a").await;
     first.succeed();
     server.end_of(&good).await;
-    let ids = ["--id", &good, "--id", &bad];
-    let ending = async {
-        // Once it is watched.
-        crate::harness::eventually("it is watched", || server.queue.open_watches() > 0).await;
-        second.end(Outcome::Failed(JobError::permanent("BROKEN", "no")));
-    };
-    let ((code, stdout, _), ()) = tokio::join!(watch(&server, &ids), ending);
-    assert_eq!(code, Some(1));
+    let mut watching = watching(&server, &["--id", &good, "--id", &bad]);
+    let stdout = watching.stdout.take().expect("it is piped");
+    let mut lines = BufReader::new(stdout).lines();
+    // Only now does it know how the job stands; its end before that would be part of the first look.
+    let told = soon(lines.next_line()).await.expect("text");
+    assert_eq!(told, Some(format!("{bad} RUNNING")));
+    second.end(Outcome::Failed(JobError::permanent("BROKEN", "no")));
+    let mut stdout = String::new();
+    while let Some(line) = soon(lines.next_line()).await.expect("text") {
+        stdout.push_str(&line);
+        stdout.push('\n');
+    }
+    let status = soon(watching.wait()).await.expect("it ends");
+    assert_eq!(status.code(), Some(1));
     assert!(
         stdout.contains(&format!("{good} end SUCCEEDED")),
         "{stdout}"
