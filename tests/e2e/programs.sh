@@ -11,7 +11,7 @@ cd "$work"
 
 # Megabytes to be copied, and how many of them a second.
 copy_mb=300
-copy_mb_per_second=100
+copy_mb_per_second=50
 
 # client COMMAND ARGUMENT...: the command line as a client, with JSON lines on stdout.
 client() {
